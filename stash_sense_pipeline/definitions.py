@@ -15,7 +15,9 @@ from stash_sense_pipeline.orchestration.assets.faces import aligned_faces, face_
 from stash_sense_pipeline.orchestration.assets.identity import identity_graph, trusted_faces
 from stash_sense_pipeline.orchestration.assets.index import indices_asset
 from stash_sense_pipeline.orchestration.assets.ingest import performer_table
-from stash_sense_pipeline.orchestration.assets.release import release_assets
+from stash_sense_pipeline.orchestration.assets.release import release_assets, uploads_release
+from stash_sense_pipeline.orchestration.assets.sense2 import sense2_assets
+from stash_sense_pipeline.orchestration.assets.tattoos import tattoo_embeddings_asset
 from stash_sense_pipeline.orchestration.automation import alerts, build_job, jobs, schedules, sensors
 from stash_sense_pipeline.orchestration.partitions import partitioned, source_partitions
 from stash_sense_pipeline.orchestration.resources import build_resources
@@ -42,26 +44,28 @@ def build_defs(
     environment = environment or read_environment(os.environ, Path.cwd())
     keep_secrets_out_of_logs(environment.secrets)
     settings = settings or load_settings(environment.sources_file)
-    by_source = [
-        with_settings(performer_table, effective_settings(settings, environment, os.environ)),
-        aligned_faces,
-        face_embeddings_asset(gpu=environment.device == "cuda"),
-    ]
+    tattoos = settings.faces.tattoos
     embedders = (*REQUIRED_MODELS, ADAFACE) if settings.export.adaface else REQUIRED_MODELS
+    sense2 = sense2_assets(settings)
     index_keys = [names.index_key(embedder) for embedder in embedders]
     return dg.Definitions(
         assets=[
-            *partitioned(by_source, source_partitions(settings)),
+            *partitioned(_by_source(settings, environment), source_partitions(settings)),
             identity_graph,
             trusted_faces,
             indices_asset(embedders),
-            *release_assets(index_keys, upload=settings.export.github.upload),
+            *release_assets(index_keys, upload=uploads_release(settings), tattoos=tattoos),
+            *sense2,
         ],
         asset_checks=[sources_fresh],
         jobs=[
             jobs.refresh_source_job(),
-            jobs.embed_faces_job(),
-            jobs.publish_job(index_keys, upload=settings.export.github.upload),
+            jobs.embed_faces_job(tattoos=tattoos),
+            jobs.publish_job(
+                index_keys,
+                upload=uploads_release(settings),
+                sense2=[asset.key for asset in sense2],
+            ),
             jobs.check_freshness_job(),
             *build_job.build_jobs(),
         ],
@@ -82,6 +86,17 @@ def build_defs(
         resources={**build_resources(settings, environment), **(resources or {})},
         executor=chosen_executor(environment.executor),
     )
+
+
+def _by_source(settings: Settings, environment: Environment) -> list[dg.AssetsDefinition]:
+    """The assets that are partitioned by source."""
+    gpu = environment.device == "cuda"
+    return [
+        with_settings(performer_table, effective_settings(settings, environment, os.environ)),
+        aligned_faces,
+        face_embeddings_asset(gpu=gpu),
+        *([tattoo_embeddings_asset(gpu=gpu)] if settings.faces.tattoos else []),
+    ]
 
 
 @dg.definitions

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -34,13 +37,57 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: ranks[item.path])
 
 
+def pytest_collection_finish() -> None:
+    """What was imported and collected lives as long as the process: the cycle collector need not look at it each time."""
+    gc.collect()
+    gc.freeze()
+
+
+# These files of orchestration/ need the demo of its conftest.py, which takes a minute to make.
+_WITH_DEMO = {
+    "test_backup.py",
+    "test_bootstrap.py",
+    "test_demo.py",
+    "test_documented_commands.py",
+    "test_ui.py",
+}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `--dist loadfile` one process has all files that need the demo, so that it is made once."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = Path(nodeid.partition("::")[0])
+            needs_demo = file.parent.name == "orchestration" and file.name in _WITH_DEMO
+            return "demo" if needs_demo else str(file)
+
+    return Scheduling(config, log)
+
+
+def pytest_configure() -> None:
+    """A shell that starts the tests in the background ignores SIGINT, and the programs of the tests would inherit that."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture(autouse=True)
-def _umask_of_the_process() -> Iterator[None]:
-    """A command that is called in this process makes its umask private for good: later tests must not see that."""
-    before = os.umask(0o022)
-    os.umask(before)
+def _state_of_the_process() -> Iterator[None]:
+    """A command that is called in this process changes its umask and its handlers of signals for good.
+
+    Later tests and their programs must not see that.
+    """
+    umask = os.umask(0o022)
+    os.umask(umask)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
-    os.umask(before)
+    os.umask(umask)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

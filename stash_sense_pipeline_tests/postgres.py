@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import random
 import shutil
 import signal
 import socket
@@ -18,6 +19,9 @@ from typing import Any
 
 import psycopg2
 import sqlalchemy as sa
+
+# Below the ports that operating systems give to connections of clients: none takes one before its server is there.
+_PORTS = range(10_000, 20_000)
 
 
 class PostgresServer:
@@ -36,7 +40,7 @@ class PostgresServer:
         options = ["-U", "tester", "--auth=trust", "--no-sync", "--encoding=UTF8", "--no-locale"]
         command = [self._program.with_name("initdb"), "-D", self._home / "data", *options]
         subprocess.run(
-            command, check=True, capture_output=True, cwd=self._home, timeout=120, **self._identity
+            command, check=True, capture_output=True, cwd=self._home, timeout=240, **self._identity
         )
 
     def start(self) -> None:
@@ -47,12 +51,12 @@ class PostgresServer:
         command = [self._program, "-D", self._home / "data", *options]
         with (self._home / "server.log").open("ab") as log:
             self._server = subprocess.Popen(command, stdout=log, stderr=log, cwd=self._home, **self._identity)
-        give_up = time.monotonic() + 60
+        give_up = time.monotonic() + 240
         while self._server.poll() is None and time.monotonic() < give_up:
             try:
                 psycopg2.connect(host="127.0.0.1", port=self.port, user="tester", dbname="postgres").close()
             except psycopg2.OperationalError:
-                time.sleep(0.1)
+                time.sleep(0.05)
             else:
                 return
         said = (self._home / "server.log").read_text(errors="replace")[-2000:]
@@ -62,7 +66,7 @@ class PostgresServer:
         """Ends it as a restart does, without waiting for its clients: their connections break."""
         if self._server is not None:
             self._server.send_signal(signal.SIGINT)
-            self._server.wait(timeout=30)
+            self._server.wait(timeout=240)
             self._server = None
 
     @contextmanager
@@ -75,6 +79,22 @@ class PostgresServer:
         yield sa.make_url(self.url).set(database=name).render_as_string(hide_password=False)
         with server.connect() as connection:
             connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def end_connections(url: str) -> None:
+    """Ends all connections to a database, as a restart of its server does, and returns when they have ended."""
+    database = sa.make_url(url)
+    server = sa.create_engine(
+        database.set(database="postgres"), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool
+    )
+    of_database = "FROM pg_stat_activity WHERE datname = :name"
+    name = {"name": database.database}
+    give_up = time.monotonic() + 240
+    with server.connect() as connection:
+        connection.execute(sa.text(f"SELECT pg_terminate_backend(pid) {of_database}"), name)
+        while connection.scalar(sa.text(f"SELECT count(*) {of_database}"), name):
+            assert time.monotonic() < give_up, "the server ends no connection"
+            time.sleep(0.01)
 
 
 def server_program() -> Path | None:
@@ -99,10 +119,16 @@ def running_server(program: Path) -> Iterator[PostgresServer]:
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of this machine without a listener."""
+    while True:
+        # Hypothesis seeds the other generators alike in all processes.
+        port = random.SystemRandom().choice(_PORTS)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 def _unprivileged() -> dict[str, Any]:

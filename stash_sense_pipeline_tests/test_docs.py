@@ -132,6 +132,7 @@ def test_the_pages_name_every_schedule_and_sensor_with_its_time(tmp_path: Path) 
         assert f"| `{schedule.name}` | {times[str(schedule.cron_schedule)]} |" in text
 
 
+@pytest.mark.slow
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     program = Path(sys.executable).with_name("mkdocs")
     command = [program, "build", "-q", "--strict", "-d", tmp_path / "site"]

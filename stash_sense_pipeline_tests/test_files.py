@@ -7,6 +7,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,7 @@ def test_files_that_a_process_and_its_children_make_are_private(tmp_path: Path) 
     assert (mode(tmp_path / "file"), mode(tmp_path / "directory")) == (0o600, 0o700)
 
 
+@pytest.mark.slow
 def test_no_module_leaves_the_mode_of_a_file_or_directory_to_the_umask() -> None:
     """Modules use `foundation/files.py`. Exceptions are files inside a private directory or a file of `replacing`."""
     known = {
@@ -128,13 +130,19 @@ def test_no_module_leaves_the_mode_of_a_file_or_directory_to_the_umask() -> None
         ],  # a file of `replacing`
         "foundation/zip_file.py": ['target.open("xb")'],  # in a private directory of its caller
     }
+    assert {name: calls for name, calls in _makers_of_package().items() if calls} == known
+
+
+@cache
+def _makers_of_package() -> dict[str, list[str]]:
+    """The calls of `_makers` by module."""
     package = Path(stash_sense_pipeline.__file__).parent
     found: dict[str, list[str]] = {}
     for path in sorted(package.rglob("*.py")):
         name = str(path.relative_to(package))
         if name != "foundation/files.py" and not name.startswith("sandbox/"):
             found[name] = _makers(ast.parse(path.read_text()))
-    assert {name: calls for name, calls in found.items() if calls} == known
+    return found
 
 
 def _makers(tree: ast.AST) -> list[str]:

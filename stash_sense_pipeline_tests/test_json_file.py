@@ -81,6 +81,7 @@ def test_a_sparse_file_of_a_terabyte_is_not_read(tmp_path: Path) -> None:
         read_json(tmp_path / "a.json", SMALL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", ["[]", "{}", '""', "[0]", "1.5", '{"a":0}', "[[[]]]", '"\\u0061"', '"'])
 def test_a_small_file_takes_little_memory_and_time(unit: str) -> None:
     text = "[" + ",".join([unit] * (SMALL.size // (len(unit) + 1) - 2)) + "]"
@@ -104,6 +105,7 @@ TREES = st.recursive(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @given(TREES)
 def test_what_json_writes_is_read(tree: object) -> None:
     try:
@@ -116,6 +118,7 @@ def test_what_json_writes_is_read(tree: object) -> None:
     assert parse_json(text, LIMITS) == tree
 
 
+@pytest.mark.slow
 @given(st.data())
 def test_randomly_damaged_json_is_a_value_error_or_a_value(data: st.DataObject) -> None:
     content = bytearray(b'{"version": "2026.01.01", "checksums": {"a": "b"}, "n": [1, 2.5, null, "\\u00e9"]}')

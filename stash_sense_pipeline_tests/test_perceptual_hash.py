@@ -27,6 +27,7 @@ def again(photo: np.ndarray, kind: str, quality: int, scale: float) -> np.ndarra
     return np.asarray(Image.open(buffer).convert("RGB"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "quality", "scale"),
     [("JPEG", 60, 1.0), ("JPEG", 85, 0.5), ("WEBP", 70, 0.7), ("JPEG", 40, 0.35), ("WEBP", 80, 1.5)],
@@ -54,6 +55,7 @@ def bordered(photo: np.ndarray, share: float) -> np.ndarray:
     return cv2.copyMakeBorder(photo, rows, rows, columns, columns, cv2.BORDER_CONSTANT, value=(0, 0, 0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "least", "most"),
     [

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import re
 import string
-import time
 
 import pytest
 from hypothesis import example, given, settings
@@ -17,6 +16,7 @@ from stash_sense_pipeline.records.profile_urls import (
     parse_profile,
     stash_box_performer,
 )
+from stash_sense_pipeline_tests.processor_time import least_seconds
 
 U = "0f1e2d3c-4b5a-4978-8796-a5b4c3d2e1f0"
 BABE = "https://www.babepedia.com/babe/Example_Person"
@@ -393,9 +393,7 @@ def test_a_hostile_url_takes_little_time(row: ProfileSite, form: Form) -> None:
     for filling in ("a", "0", "-", "_", "/", "a/", "%41", ".", "-a", "=", "@", "ß", "?a=", "&a="):
         text = start + filling * (MAX_URL_LENGTH // len(filling))
         for url in (text[:MAX_URL_LENGTH], text[: MAX_URL_LENGTH - 1] + "!", text[:350], text):
-            began = time.process_time()
-            canonical_profile(url)
-            assert time.process_time() - began < 0.1, url[:80]
+            assert least_seconds(lambda url=url: canonical_profile(url), 0.1) < 0.1, url[:80]
 
 
 def test_names_of_sites_leave_no_doubt_which_part_of_a_key_is_the_site() -> None:
@@ -519,6 +517,7 @@ _PIECES = st.one_of(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=500)
 @given(st.one_of(st.text(), st.lists(_PIECES, max_size=8).map("".join)))
 def test_any_text_gives_none_or_a_canonical_url_that_parses_to_itself(text: str) -> None:
@@ -551,6 +550,7 @@ _PATHS = [
 ]
 
 
+@pytest.mark.slow
 @settings(max_examples=800)
 @example("boobpedia.com/wiki/index.php?title={}", ".")
 @given(st.sampled_from(_PATHS), st.text(max_size=40))

@@ -70,6 +70,7 @@ def yaml_of(section: str) -> str:
     return str(block)
 
 
+@pytest.mark.slow
 def test_the_recipe_for_a_reference_site_gives_a_site_that_reads_its_page(copy: Path) -> None:
     tests = copy / "stash_sense_pipeline_tests" / "sources"
     shutil.copytree(PROJECT / "stash_sense_pipeline_tests" / "sources" / "site_pages", tests / "site_pages")
@@ -95,6 +96,7 @@ sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "stash_sense_pipeline_test
     assert "1 passed" in run(copy, code)
 
 
+@pytest.mark.slow
 def test_the_recipe_for_a_check_gives_a_line_of_verify_that_can_fail(copy: Path, tmp_path: Path) -> None:
     assert follow("A check of a release", copy) == 2
     code = """

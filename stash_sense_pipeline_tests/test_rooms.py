@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -37,13 +38,16 @@ def room_of(name: str) -> str:
     return name.partition(".")[0]
 
 
-def imports_of(path: Path) -> Iterator[str]:
+@cache
+def imports_of(path: Path) -> tuple[str, ...]:
     """Dotted names that a file imports, in functions and for the type checker too."""
+    found: list[str] = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module is not None:
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            found += (f"{node.module}.{alias.name}" for alias in node.names)
+    return tuple(found)
 
 
 def own_imports(path: Path) -> set[str]:
@@ -157,12 +161,14 @@ def arguments_of(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
     return [argument.arg for argument in given if argument.arg not in ("self", "cls")]
 
 
+@pytest.mark.slow
 def test_at_most_four_functions_are_longer_than_60_lines() -> None:
     lengths = [(name, (node.end_lineno or node.lineno) - node.lineno + 1) for name, node in functions()]
     long = [each for each in lengths if each[1] > MOST_LINES_OF_A_FUNCTION]
     assert len(long) <= LONG_FUNCTIONS, f"split one of these functions: {long}"
 
 
+@pytest.mark.slow
 def test_at_most_twelve_functions_take_more_than_five_arguments() -> None:
     wide = [name for name, node in functions() if len(arguments_of(node)) > MOST_ARGUMENTS]
     assert len(wide) <= WIDE_FUNCTIONS, f"give what belongs together as a frozen dataclass: {wide}"

@@ -251,7 +251,7 @@ def test_one_wrong_key_of_a_source_is_one_line(refused, line, complaint):
         (
             "stash_box: {}",
             "1: stash_box: is not a known key; did you mean stash_boxes? "
-            "allowed: global, export, stash_boxes, reference_sites",
+            "allowed: global, faces, export, stash_boxes, reference_sites",
         ),
         ("global: {quality_filters: 5}", "1: global.quality_filters: 5 is not a mapping"),
         (
@@ -327,8 +327,23 @@ def test_one_wrong_key_of_a_source_is_one_line(refused, line, complaint):
         ),
         (
             "export:\n  flavours: [full, small]\n  github:\n    repository: Owner/data\n    small_repository: owner/Data",
-            "5: export.github.small_repository: owner/Data is the repository of the flavour full too, in line 4; "
-            "a repository has one zip",
+            "5: export.github.small_repository: owner/Data is repository too, in line 4; each kind of release needs a "
+            "repository of its own",
+        ),
+        (
+            "export:\n  github:\n    small_repository: a/b\n    sense2_repository: a/b\n  sense2: true\n"
+            "  flavours: [full, small]\nglobal: {second_pack: sense2}",
+            "4: export.github.sense2_repository: a/b is small_repository too, in line 3; each kind of release needs a "
+            "repository of its own",
+        ),
+        (
+            "export: {github: {sense2_repository: owner/other}}",
+            "1: export.github.sense2_repository: is set, but export.sense2 is false; set it to true, or remove the "
+            "repository",
+        ),
+        (
+            "export: {sense2: true}",
+            "1: export.sense2: is true, but global.second_pack is empty; name the pack of its faces there, such as sense2",
         ),
         (
             "export: {github: {small_repository: owner/small}}",
@@ -469,6 +484,7 @@ CONTENT = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(CONTENT)
 def test_any_content_is_either_settings_or_clear_errors(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "any.yaml"
@@ -576,6 +592,7 @@ def test_an_invalid_address_in_a_variable_is_refused_by_the_name_of_the_variable
         read_environment({variable: value}, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_mistyped_alert_url_is_not_shown(tmp_path):
     """The path of a webhook URL is its secret."""
     with pytest.raises(ConfigurationError) as caught:
@@ -631,6 +648,19 @@ def test_empty_overrides_change_no_setting():
     assert apply_overrides(settings, RunOverrides()) == settings
 
 
+def test_overrides_keep_every_section_that_is_not_the_default():
+    shipped = load_settings(SHIPPED)
+    changed = {
+        "global_": shipped.global_.model_copy(update={"keep_aligned_crops": True}),
+        "faces": shipped.faces.model_copy(update={"tattoos": True}),
+        "export": shipped.export.model_copy(update={"max_shrink": 0.5}),
+    }
+    settings = shipped.model_copy(update=changed)
+    assert {*changed, "stash_boxes", "reference_sites"} == set(type(settings).model_fields)
+    overridden = apply_overrides(settings, RunOverrides(sources=("stashdb",)))
+    assert {name: getattr(overridden, name) for name in changed} == changed
+
+
 def test_overrides_change_exactly_the_settings_that_they_name():
     settings = load_settings(SHIPPED)
     changed = apply_overrides(
@@ -661,6 +691,7 @@ def test_an_unknown_source_is_refused_with_the_known_names(field):
         apply_overrides(load_settings(SHIPPED), RunOverrides(**{field: value}))
 
 
+@pytest.mark.slow
 def test_importing_settings_loads_nothing_heavy():
     modules = "environment, run_overrides, sources_file"
     code = f"import sys; from stash_sense_pipeline.settings import {modules}; print(*sys.modules)"

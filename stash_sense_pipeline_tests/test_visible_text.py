@@ -93,6 +93,7 @@ def test_a_log_record_holds_no_hidden_character(caplog):
         logging.setLogRecordFactory(before)
 
 
+@pytest.mark.slow
 def test_only_the_echo_function_prints_to_the_terminal():
     """Output that does not pass through `visible` could show hidden characters."""
     printing = re.compile(r"click\.s?echo\(|\bprint\(|sys\.(stdout|stderr)\.write")

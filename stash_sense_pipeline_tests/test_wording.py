@@ -18,14 +18,15 @@ _FILES = (
     *("README.md", "PRIVACY.md", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md", "Makefile", "Dockerfile"),
     *("dagster.yaml", "docker-compose.yml", "sources.yaml", "workspace.yaml", "mkdocs.yml", "pyproject.toml"),
 )
-_BINARY = {".png", ".pyc", ".onnx", ".ttf"}
+_BINARY = {".png", ".onnx", ".ttf"}
 TEXTS = sorted(
     path
     for path in (
         *(path for folder, pattern in _FOLDERS.items() for path in (ROOT / folder).rglob(pattern)),
         *(ROOT / name for name in _FILES),
     )
-    if path.is_file() and path.suffix not in _BINARY
+    # Another process may write bytecode just now.
+    if path.is_file() and path.suffix not in _BINARY and "__pycache__" not in path.parts
 )
 
 

@@ -73,6 +73,7 @@ REFUSED: dict[str, tuple[str, str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REFUSED)
 def test_content_beyond_the_limits_is_one_line_that_names_the_file(tmp_path: Path, name: str) -> None:
     text, complaint = REFUSED[name]

@@ -188,6 +188,7 @@ def test_a_zip_bomb_is_refused_without_unpacking(tmp_path: Path) -> None:
     assert time.process_time() - begun < 1
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_randomly_damaged_archive_is_an_archive_error_or_harmless(

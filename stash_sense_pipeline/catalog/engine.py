@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from alembic.script import ScriptDirectory
 
 from stash_sense_pipeline.catalog.schema import source_performers
 from stash_sense_pipeline.catalog.transactions import (
+    check_references,
     first_line,
     shown_url,
     writing,
@@ -25,6 +27,7 @@ from stash_sense_pipeline.catalog.transactions import (
 from stash_sense_pipeline.foundation.errors import CatalogError
 from stash_sense_pipeline.foundation.files import holding_lock, make_directory, make_private_file, restrict
 
+_WITHOUT_KEYS = "foreign_keys_off"
 _BUSY_TIMEOUT_MS = 30_000
 _LOOK_SECONDS = 5
 # Holds the pages that a batch of a large source touches. With a smaller cache they are written more than once.
@@ -79,17 +82,16 @@ def catalog_state(url: str) -> CatalogState:
                 return CatalogState.MISSING
             _check_sqlite_file(path, shown)
         engine = unchanging_engine(url)
-        script = _migrations()[1]
         try:
             with engine.connect() as connection:
-                noted = _revisions(connection, script, shown)
+                noted = _revisions(connection, shown)
         finally:
             engine.dispose()
     except (sa.exc.DBAPIError, sa.exc.ArgumentError, ImportError, OSError) as error:
         raise CatalogError(f"cannot open the catalog {shown}: {first_line(error)}") from error
     if not noted:
         return CatalogState.MISSING
-    return CatalogState.CURRENT if noted == tuple(script.get_heads()) else CatalogState.OLDER
+    return CatalogState.CURRENT if noted == _newest_first()[:1] else CatalogState.OLDER
 
 
 def current_engine(url: str) -> sa.Engine:
@@ -199,7 +201,15 @@ def _configure_sqlite(connection: Any, record: Any) -> None:
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:
-    immediate = connection.get_execution_options().get("write", False)
+    options = connection.get_execution_options()
+    # Dropping a table, as a migration does to replace it, would delete the rows that refer to it. The pragma has no
+    # effect inside a transaction.
+    if options.get("replaces_tables", False):
+        connection.info[_WITHOUT_KEYS] = True
+        connection.exec_driver_sql("PRAGMA foreign_keys=OFF")
+    elif connection.info.pop(_WITHOUT_KEYS, False):
+        connection.exec_driver_sql("PRAGMA foreign_keys=ON")
+    immediate = options.get("write", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
 
 
@@ -253,7 +263,7 @@ def _check_sqlite_file(path: Path, shown: str) -> None:
             verdict = _sqlite_verdict(connection, path, size)
             if verdict != "ok":
                 raise CatalogError(f"the catalog {shown} is corrupt ({verdict}); restore a backup")
-            _revisions(connection, _migrations()[1], shown)
+            _revisions(connection, shown)
     except sa.exc.OperationalError:
         raise
     except sa.exc.DatabaseError as error:
@@ -275,14 +285,20 @@ def _sqlite_verdict(connection: sa.Connection, path: Path, size: int) -> str:
     return " ".join(str(connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()).split())
 
 
-def _migrations() -> tuple[Config, ScriptDirectory]:
-    config = Config()
+def _config(connection: sa.Connection | None = None) -> Config:
+    config = Config(attributes={"connection": connection})
     # In an Alembic option, % begins a variable.
     config.set_main_option("script_location", str(Path(__file__).with_name("migrations")).replace("%", "%%"))
-    return config, ScriptDirectory.from_config(config)
+    return config
 
 
-def _revisions(connection: sa.Connection, script: ScriptDirectory, shown: str) -> tuple[str, ...]:
+@cache
+def _newest_first() -> tuple[str, ...]:
+    """All revisions of the schema, the current one first. A process reads the files of the migrations once."""
+    return tuple(revision.revision for revision in ScriptDirectory.from_config(_config()).walk_revisions())
+
+
+def _revisions(connection: sa.Connection, shown: str) -> tuple[str, ...]:
     """The rows of alembic_version, none for an empty database.
 
     Raises CatalogError when the database is not a catalog, or was migrated by a newer program.
@@ -293,7 +309,7 @@ def _revisions(connection: sa.Connection, script: ScriptDirectory, shown: str) -
             f"{shown} is not a catalog but another database: it has tables, but not those of a catalog"
         )
     noted = MigrationContext.configure(connection).get_current_heads()
-    unknown = set(noted) - {revision.revision for revision in script.walk_revisions()}
+    unknown = set(noted).difference(_newest_first())
     if unknown:
         raise CatalogError(
             f"the catalog {shown} was made by a newer program (revision {min(unknown)}); upgrade stash-sense"
@@ -302,19 +318,18 @@ def _revisions(connection: sa.Connection, script: ScriptDirectory, shown: str) -
 
 
 def _migrate(engine: sa.Engine, shown: str) -> None:
-    config, script = _migrations()
     with engine.connect() as connection:
-        if _revisions(connection, script, shown) == tuple(script.get_heads()):
+        if _revisions(connection, shown) == _newest_first()[:1]:
             return
     # Several processes may start at once. The first one migrates; the others wait and find the catalog migrated.
-    with _migrating(engine), writing(engine) as connection:
+    with _migrating(engine), writing(engine.execution_options(replaces_tables=True)) as connection:
         if connection.dialect.name == "postgresql":
             connection.execute(sa.text("SELECT pg_advisory_xact_lock(7305215331)"))
-        noted = _revisions(connection, script, shown)
+        noted = _revisions(connection, shown)
         if len(noted) > 1:
-            _repair_revisions(connection, script, noted, shown)
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+            _repair_revisions(connection, noted, shown)
+        command.upgrade(_config(connection), "head")
+        check_references(connection, shown)
 
 
 @contextmanager
@@ -331,15 +346,13 @@ def _lock_file(path: Path) -> Path:
     return path.with_name(f".{path.name}.lock")
 
 
-def _repair_revisions(
-    connection: sa.Connection, script: ScriptDirectory, noted: Collection[str], shown: str
-) -> None:
+def _repair_revisions(connection: sa.Connection, noted: Collection[str], shown: str) -> None:
     """Replaces several rows in alembic_version by one: the newest of these revisions that matches the tables.
 
     Alembic refuses a database with several rows. Raises CatalogError, and changes nothing, when the tables match none
     of the revisions.
     """
-    newest_first = [revision.revision for revision in script.walk_revisions() if revision.revision in noted]
+    newest_first = [revision for revision in _newest_first() if revision in noted]
     found = _columns(connection)
     for revision in newest_first:
         if found == _columns_at(revision):
@@ -378,12 +391,10 @@ def _columns(connection: sa.Connection) -> set[tuple[str, str]]:
 
 def _columns_at(revision: str) -> set[tuple[str, str]]:
     """The result of `_columns` for a catalog of this revision."""
-    config, _ = _migrations()
     engine = _engine(sa.URL.create("sqlite"))
     try:
         with engine.begin() as connection:
-            config.attributes["connection"] = connection
-            command.upgrade(config, revision)
+            command.upgrade(_config(connection), revision)
             return _columns(connection)
     finally:
         engine.dispose()

@@ -139,7 +139,8 @@ source_images = sa.Table(
     sa.Column(
         "detector_digest",
         sa.Text,
-        comment="SHA-256 of the model file of the detector that processed the image",
+        comment="SHA-256 of the detector of the first pack that processed the image: of its model file, or of that and "
+        "the rules by which the pack finds faces",
     ),
     sa.Column("judged_by", sa.Text, comment="acceptance criteria that the image was judged by, as text"),
     sa.Column("processed_at", UtcTime),
@@ -203,11 +204,36 @@ faces = sa.Table(
     sa.Column("pack", sa.Text, nullable=False),
     sa.Column("detector_digest", sa.Text, nullable=False),
     sa.Column("created_at", UtcTime, nullable=False),
-    sa.UniqueConstraint("source", "image_id", "face_index"),
+    sa.Column(
+        "second",
+        sa.Boolean,
+        nullable=False,
+        default=False,
+        server_default=sa.false(),
+        comment="the face is of the second pack; identity and the release of the first pack do not use it",
+    ),
+    sa.UniqueConstraint("source", "image_id", "detector_digest", "face_index"),
     sa.ForeignKeyConstraint(
         ["source", "image_id"], ["source_images.source", "source_images.image_id"], ondelete="CASCADE"
     ),
     sqlite_autoincrement=True,
+)
+
+second_verdicts = sa.Table(
+    "second_verdicts",
+    metadata,
+    sa.Column("source", sa.Text, primary_key=True),
+    sa.Column("image_id", sa.Text, primary_key=True),
+    sa.Column("detector_digest", sa.Text, nullable=False),
+    sa.Column("state", sa.Text, nullable=False, comment="done or rejected"),
+    sa.Column("reason", sa.Text, comment="why the second pack has no face of the image"),
+    sa.Column("judged_by", sa.Text, comment="acceptance criteria that the image was judged by, as text"),
+    sa.Column("processed_at", UtcTime, nullable=False),
+    sa.ForeignKeyConstraint(
+        ["source", "image_id"], ["source_images.source", "source_images.image_id"], ondelete="CASCADE"
+    ),
+    sqlite_with_rowid=False,
+    comment="verdicts of the second pack on images that the first pack has judged",
 )
 
 aligned_crops = sa.Table(
@@ -228,6 +254,61 @@ embeddings = sa.Table(
     sa.Column("created_at", UtcTime, nullable=False),
     # Covers the query for the models of all faces, which without this index would read the vectors too.
     sa.Index("ix_embeddings_face_id_model_model_digest", "face_id", "model", "model_digest"),
+)
+
+# --- tattoos --------------------------------------------------------------------------------------------------------
+
+tattoo_scans = sa.Table(
+    "tattoo_scans",
+    metadata,
+    sa.Column("face_id", sa.ForeignKey("faces.face_id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("detector_digest", sa.Text, nullable=False),
+    sa.Column(
+        "tattoos",
+        sa.Integer,
+        comment="number of tattoos in the picture of the face; null: it shows several people and was not searched",
+    ),
+    sa.Column("scanned_at", UtcTime, nullable=False),
+    comment="pictures of faces that were searched for tattoos, also those without one; goes with the face",
+)
+
+tattoo_detections = sa.Table(
+    "tattoo_detections",
+    metadata,
+    sa.Column("tattoo_id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("face_id", sa.ForeignKey("tattoo_scans.face_id", ondelete="CASCADE"), nullable=False),
+    sa.Column("tattoo_index", sa.Integer, nullable=False, comment="order by confidence inside the picture"),
+    sa.Column("x", sa.Float, nullable=False, comment="left edge, 0..1 of the width of the upright picture"),
+    sa.Column("y", sa.Float, nullable=False, comment="upper edge, 0..1 of the height of the upright picture"),
+    sa.Column("width", sa.Float, nullable=False, comment="0..1 of the width of the picture"),
+    sa.Column("height", sa.Float, nullable=False, comment="0..1 of the height of the picture"),
+    sa.Column("confidence", sa.Float, nullable=False),
+    sa.Column("location_hint", sa.Text, comment="part of the picture, such as left upper body"),
+    sa.UniqueConstraint("face_id", "tattoo_index"),
+    sqlite_autoincrement=True,
+    comment="tattoos in pictures with one person",
+)
+
+tattoo_crops = sa.Table(
+    "tattoo_crops",
+    metadata,
+    sa.Column(
+        "tattoo_id", sa.ForeignKey("tattoo_detections.tattoo_id", ondelete="CASCADE"), primary_key=True
+    ),
+    sa.Column("png", sa.LargeBinary, nullable=False, comment="224x224 RGB, lossless"),
+    comment="tattoos that wait for an embedding",
+)
+
+tattoo_embeddings = sa.Table(
+    "tattoo_embeddings",
+    metadata,
+    sa.Column(
+        "tattoo_id", sa.ForeignKey("tattoo_detections.tattoo_id", ondelete="CASCADE"), primary_key=True
+    ),
+    sa.Column("vector", sa.LargeBinary, nullable=False, comment="little-endian float32 of length 1"),
+    sa.Column("pack", sa.Text, nullable=False),
+    sa.Column("model_digest", sa.Text, nullable=False),
+    sa.Column("created_at", UtcTime, nullable=False),
 )
 
 # --- identity -------------------------------------------------------------------------------------------------------
@@ -405,6 +486,17 @@ trusted_faces = sa.Table(
     sa.Column("source", sa.Text, nullable=False),
     sa.Column("source_id", sa.Text, nullable=False),
     sa.Column("rank", sa.Integer, nullable=False, comment="0 = best face of the performer"),
+)
+
+second_trusted_faces = sa.Table(
+    "second_trusted_faces",
+    metadata,
+    sa.Column("face_id", sa.ForeignKey("faces.face_id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("performer_id", sa.ForeignKey("identities.performer_id"), nullable=False, index=True),
+    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("source_id", sa.Text, nullable=False),
+    sa.Column("rank", sa.Integer, nullable=False, comment="0 = best face of the performer"),
+    comment="faces of the second pack that represent performers; a release of that pack holds no others",
 )
 
 # --- privacy and progress -------------------------------------------------------------------------------------------
@@ -671,4 +763,68 @@ claimed_vectors = sa.Table(
     sa.Column("model", sa.Text, primary_key=True, comment="embedder name"),
     sa.Column("vector", sa.LargeBinary, nullable=False, comment="little-endian float32 of length 1"),
     comment="vectors of claimed faces that are no faces yet; no release reads this table",
+)
+
+# --- permanent numbers of sense2 releases -----------------------------------------------------------------------------
+
+sense2_performers = sa.Table(
+    "sense2_performers",
+    metadata,
+    sa.Column(
+        "number", sa.Integer, primary_key=True, autoincrement=True, comment="performers.id in sense2 releases"
+    ),
+    sa.Column("source", sa.Text, comment="with source_id: the record; both are null after an erasure"),
+    sa.Column("source_id", sa.Text),
+    sa.Column(
+        "digest",
+        sa.Text,
+        comment="SHA-256 of the row as the newest release holds it; null = not in it, or erased",
+    ),
+    sa.Column("published", sa.Boolean, nullable=False, comment="true: the newest release holds the number"),
+    sa.UniqueConstraint("source", "source_id"),
+    sqlite_autoincrement=True,
+    comment="permanent numbers of stash-box records; a row is never deleted, so that no number is used twice",
+)
+
+sense2_faces = sa.Table(
+    "sense2_faces",
+    metadata,
+    sa.Column(
+        "embedding_index",
+        sa.Integer,
+        primary_key=True,
+        autoincrement=False,
+        comment="key of the vector in sense2 releases, from 0",
+    ),
+    sa.Column(
+        "source", sa.Text, comment="with image_id, face_index: the face; all are null after an erasure"
+    ),
+    sa.Column("image_id", sa.Text),
+    sa.Column("face_index", sa.Integer),
+    sa.Column(
+        "owner",
+        sa.Integer,
+        comment="number of the record that the newest release shows the face under; null = none, or erased",
+    ),
+    sa.Column(
+        "digest",
+        sa.Text,
+        comment="SHA-256 of row and vector as the newest release holds them; null = not in it, or erased",
+    ),
+    sa.Column("published", sa.Boolean, nullable=False, comment="true: the newest release holds the face"),
+    sa.UniqueConstraint("source", "image_id", "face_index"),
+    comment="permanent indices of published faces; a row is never deleted, so that no index is used twice",
+)
+
+sense2_releases = sa.Table(
+    "sense2_releases",
+    metadata,
+    sa.Column("version", sa.Text, primary_key=True, comment="YYYY.MM.DD"),
+    sa.Column("published_at", UtcTime, nullable=False),
+    sa.Column("detector_digest", sa.Text, nullable=False),
+    sa.Column("model", sa.Text, nullable=False, comment="embedder name"),
+    sa.Column("model_digest", sa.Text, nullable=False),
+    sa.Column("links_digest", sa.Text, nullable=False, comment="SHA-256 of performer_links.json"),
+    sa.Column("aliases_digest", sa.Text, nullable=False, comment="SHA-256 of aliases.json"),
+    comment="published sense2 releases; the newest is the state that the numbers describe",
 )

@@ -142,3 +142,15 @@ def shown_url(url: sa.URL) -> str:
     """The URL of a database without passwords and other secrets, also in its query."""
     hidden = {name: "***" for name in url.query if any(word in name.lower() for word in _SECRET_WORDS)}
     return url.update_query_dict(hidden).render_as_string(hide_password=True)
+
+
+def check_references(connection: sa.Connection, shown: str) -> None:
+    """Raises CatalogError when a row of a SQLite catalog refers to a missing one, which a migration does not enforce."""
+    if connection.dialect.name != "sqlite":
+        return
+    lost = connection.exec_driver_sql("PRAGMA foreign_key_check").first()
+    if lost is not None:
+        raise CatalogError(
+            f"the catalog {shown} was not migrated: a row of {lost[0]} refers to a missing row of {lost[2]}; "
+            "restore a backup"
+        )

@@ -74,7 +74,7 @@ def _take_over(environment: Environment, path: Path, sample: int | None, confide
 
     settings = load_settings(environment.sources_file)
     pack = load_pack(environment.model_pack, environment.models_dir)
-    with opened_release_files(path) as directory:
+    with opened_release_files(path, lambda line: echo(f"warning: {line}")) as directory:
         engine = open_catalog(environment.catalog_url)
         try:
             with source_lock(engine, _LOCK, echo):

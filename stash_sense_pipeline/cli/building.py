@@ -76,12 +76,15 @@ def build(**options: Any) -> None:
     default=Path("data/demo"),
     show_default=True,
 )
-def demo(data_dir: Path) -> None:
+@click.option(
+    "--with-tattoos", is_flag=True, help="Half of the people have a tattoo, and the pipeline collects them."
+)
+def demo(data_dir: Path, with_tattoos: bool) -> None:
     """Run the whole pipeline on invented people that this machine serves. Needs no key, no GPU, no download."""
     from stash_sense_pipeline.sandbox.demo import demo_world
     from stash_sense_pipeline.settings.run_overrides import RunOverrides
 
-    with demo_world(data_dir.resolve()) as variables:
+    with demo_world(data_dir.resolve(), tattoos=with_tattoos) as variables:
         # Without the variables of the shell: the demo must never touch an operator's own catalog or run history.
         environment = environment_of(variables)
         result = _build(environment, RunOverrides(), environment.data_dir / "dagster", estimated=False)
@@ -108,7 +111,7 @@ def ui(data_dir: Path, port: int) -> None:
         raise ConfigurationError(f"there is no demo data in {data_dir}; run `make demo` first")
     check_port("127.0.0.1", port)
     of_the_ui = ui_variables(os.environ, "127.0.0.1")
-    with demo_world(data_dir.resolve()) as variables:
+    with demo_world(data_dir.resolve(), tattoos=None) as variables:
         home = prepare_home(data_dir.resolve() / "dagster")
         own = {name: value for name, value in os.environ.items() if not name.startswith("STASH_SENSE_")}
         environment = {**own, **of_the_ui, **variables, "DAGSTER_HOME": str(home)}

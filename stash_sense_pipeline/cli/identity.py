@@ -126,7 +126,7 @@ def review(context: click.Context, port: int, no_pictures: bool) -> None:
     with _desk(pictures=not no_pictures) as desk:
         count = len(desk.open())
         echo(f"{count} open decision{'' if count == 1 else 's'}; stop with Ctrl-C")
-        serve_review(desk, port, lambda address: echo(f"Review: {address}"))
+        serve_review(desk, port, echo)
 
 
 @review.command("list")

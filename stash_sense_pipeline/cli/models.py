@@ -31,16 +31,21 @@ def models_list(as_json: bool) -> None:
 @click.option(
     "--accept-licence", is_flag=True, help="You have read the licence of the weights and comply with it."
 )
-def models_pull(name: str, accept_licence: bool) -> None:
+@click.option(
+    "--with-tattoos", is_flag=True, help="Also the two networks for tattoos, which faces.tattoos needs."
+)
+def models_pull(name: str, accept_licence: bool, with_tattoos: bool) -> None:
     """Download a known pack into the models directory. An aborted download is resumed, and every file is verified."""
     from stash_sense_pipeline.cli.progress_display import progress_of
-    from stash_sense_pipeline.faces.models.pack_install import known_packs, pull_pack
+    from stash_sense_pipeline.faces.models.pack_install import known_packs, pull_pack, pull_tattoo_networks
 
     if name in known_packs():
         echo(f"licence of {name}: {known_packs()[name].licence}")
     directory = environment_of(os.environ).models_dir
     with progress_of(name) as report:
         installed = pull_pack(name, directory, accept_licence=accept_licence, progress=report)
+        if with_tattoos:
+            pull_tattoo_networks(name, directory, progress=report)
     echo(f"installed in {installed}")
 
 
@@ -51,5 +56,8 @@ def models_check(name: str) -> None:
     from stash_sense_pipeline.faces.models.pack_install import check_pack
 
     pack = check_pack(name, environment_of(os.environ).models_dir)
-    echo(f"{pack.name}: detector {pack.detector.path.name}, embedders {', '.join(pack.embedders)}; all run")
+    tattoos = ", networks for tattoos" if pack.tattoo is not None else ""
+    echo(
+        f"{pack.name}: detector {pack.detector.path.name}, embedders {', '.join(pack.embedders)}{tattoos}; all run"
+    )
     echo(f"licence: {pack.licence}")

@@ -1,10 +1,12 @@
-"""Commands on releases: verify, list, diff, prune, install, upload, fetch."""
+"""Commands on releases: verify, list, diff, build, prune, install, upload, fetch."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +16,7 @@ import click
 from stash_sense_pipeline.cli.common import (
     echo,
     environment_of,
+    existing_catalog,
     json_option,
     print_json,
     print_rows,
@@ -22,6 +25,8 @@ from stash_sense_pipeline.cli.common import (
 from stash_sense_pipeline.foundation.visible_text import visible_line
 
 if TYPE_CHECKING:
+    from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions
+    from stash_sense_pipeline.release.checks.check_result import CheckResult
     from stash_sense_pipeline.release.distribution.github import Destination
     from stash_sense_pipeline.release.distribution.install import InstallReport
     from stash_sense_pipeline.settings.environment import Environment
@@ -34,7 +39,11 @@ def verify(path: Path, as_json: bool) -> None:
     """Check a release directory or zip against the sidecar's contract. One line for each check; exit 1 on a failure."""
     from stash_sense_pipeline.release.checks.verify import verify_release
 
-    checks = verify_release(path)
+    _print_checks(verify_release(path), as_json)
+
+
+def _print_checks(checks: Sequence[CheckResult], as_json: bool) -> None:
+    """Prints the result of each check, and exits with 1 when one failed as an error."""
     if as_json:
         shown = ("name", "passed", "severity", "detail")
         print_json([{name: getattr(check, name) for name in shown} for check in checks])
@@ -46,36 +55,132 @@ def verify(path: Path, as_json: bool) -> None:
 
 @click.group()
 def releases() -> None:
-    """Published releases: list, compare, prune, install into a sidecar, upload, fetch from a repository.
+    """Published releases: list, compare, build, prune, install into a sidecar, upload, fetch from a repository.
 
-    VERSION is a version or `latest`, and with .small behind it the flavour small of it.
+    VERSION is a version or `latest`, and with .small behind it the flavour small of it. With --format sense2 the releases
+    are those for stash-sense2.
     """
 
 
+_FORMATS = click.Choice(["sidecar", "sense2"])
+_format_option = click.option(
+    "--format",
+    "form",
+    type=_FORMATS,
+    default="sidecar",
+    show_default=True,
+    help="Of the Stash Sense sidecar, or of stash-sense2.",
+)
+
+
 @releases.command("list")
+@_format_option
 @json_option
-def releases_list(as_json: bool) -> None:
+def releases_list(form: str, as_json: bool) -> None:
     """List the releases with their counts, oldest first; each flavour is a row."""
     from stash_sense_pipeline.release.distribution.history import list_releases
+    from stash_sense_pipeline.release.sense2.history import list_sense2
 
-    found = list_releases(environment_of(os.environ).releases_dir)
-    print_rows([vars(release) for release in found], "no release has been published yet", as_json=as_json)
+    environment = environment_of(os.environ)
+    if form == "sense2":
+        rows = list_sense2(environment.data_dir)
+    else:
+        rows = [vars(release) for release in list_releases(environment.releases_dir)]
+    print_rows(rows, "no release has been published yet", as_json=as_json)
+
+
+@releases.command("build")
+@click.option("--format", "form", type=click.Choice(["sense2"]), required=True, help="Of stash-sense2.")
+@click.option(
+    "--accept-shrink",
+    is_flag=True,
+    help="Publish although performers or faces are missing without an explanation.",
+)
+def releases_build(form: str, accept_shrink: bool) -> None:
+    """Publish a release from the catalog. No source is read, and no identity changes.
+
+    A release for the sidecar is made by `stash-sense build`. One for stash-sense2 needs global.second_pack and faces of
+    it. It does not wait for export.cadence.
+    """
+    from stash_sense_pipeline.faces.models.model_packs import load_pack
+    from stash_sense_pipeline.faces.requeue import load_second_pack
+    from stash_sense_pipeline.privacy.enforcement import current_suppressions
+    from stash_sense_pipeline.release.checks.check_result import failures
+    from stash_sense_pipeline.release.sense2.publish import publish_sense2
+    from stash_sense_pipeline.release.spec import sense2_spec
+    from stash_sense_pipeline.settings.sources_file import load_settings
+
+    environment = environment_of(os.environ)
+    settings = load_settings(environment.sources_file)
+    first = load_pack(environment.model_pack, environment.models_dir)
+    second = load_second_pack(settings.global_.second_pack, environment.models_dir, first)
+    with existing_catalog(environment) as engine:
+        listed = current_suppressions(engine, environment, settings.names)
+        spec = sense2_spec(settings, second, listed, accept_shrink=accept_shrink)
+        report = publish_sense2(engine, environment.data_dir, spec, datetime.now(UTC).date())
+    state = "" if report.changed else ": nothing changed since it was made"
+    echo(f"{form} release {report.version}: {report.performers} performers, {report.faces} faces{state}")
+    if report.why_full is not None:
+        echo(f"without a delta: {report.why_full}")
+    for name, size in report.sizes.items():
+        echo(f"{report.path / name}  {size} bytes")
+    for check in report.checks:
+        if not check.passed:
+            echo(
+                visible_line(f"{_mark(check.passed, check.severity)}  {check.name}: {check.detail}"), err=True
+            )
+    if failures(report.checks):
+        sys.exit(1)
+
+
+@releases.command("verify")
+@click.argument("path", type=click.Path(path_type=Path))
+@_format_option
+@json_option
+def releases_verify(path: Path, form: str, as_json: bool) -> None:
+    """Check a release directory or zip, as `stash-sense verify`. One line for each check; exit 1 on a failure."""
+    from stash_sense_pipeline.release.checks.verify import verify_release
+    from stash_sense_pipeline.release.sense2.verify import verify_sense2
+
+    _print_checks(verify_sense2(path) if form == "sense2" else verify_release(path), as_json)
 
 
 @releases.command("diff")
 @click.argument("old")
 @click.argument("new")
+@_format_option
 @json_option
-def releases_diff(old: str, new: str, as_json: bool) -> None:
-    """Show which performers and faces were added, removed, changed, merged and split between two versions."""
+def releases_diff(old: str, new: str, form: str, as_json: bool) -> None:
+    """Show which performers and faces were added, removed, changed, merged and split between two versions.
+
+    With --format sense2 OLD and NEW may also be full zips.
+    """
     from stash_sense_pipeline.release.reports.release_diff import diff_releases
     from stash_sense_pipeline.release.reports.release_diff_tables import describe_diff
 
+    if form == "sense2":
+        _diff_sense2(old, new, as_json)
+        return
     diff = diff_releases(release_directory(old), release_directory(new))
     if as_json:
         print_json(asdict(diff))
     else:
         echo(describe_diff(diff))
+
+
+def _diff_sense2(old: str, new: str, as_json: bool) -> None:
+    from stash_sense_pipeline.release.sense2.history import diff_sense2, full_zip_of
+
+    data_dir = environment_of(os.environ).data_dir
+    before, after = (
+        Path(named) if Path(named).exists() else full_zip_of(data_dir, named) for named in (old, new)
+    )
+    diff = asdict(diff_sense2(before, after))
+    if as_json:
+        print_json(diff)
+        return
+    for name, found in diff.items():
+        echo(f"{name}: {found if isinstance(found, int) else len(found)}")
 
 
 @releases.command("prune")
@@ -106,17 +211,22 @@ def releases_install(version: str, directory: Path) -> None:
 
 @releases.command("upload")
 @click.argument("version")
-def releases_upload(version: str) -> None:
+@_format_option
+def releases_upload(version: str, form: str) -> None:
     """Publish a release on GitHub, where the sidecar's updater finds it. It is a draft until its zip is uploaded.
 
     Each flavour that has a repository (export.github.repository, small_repository) goes there; VERSION.small sends that
     flavour alone. The token is GITHUB_TOKEN. After a failure, run it again: it continues and uploads nothing twice. It
-    does not wait for export.cadence. A release that holds people on the suppression list is refused.
+    does not wait for export.cadence. A release that holds people on the suppression list is refused. With --format sense2,
+    full zip, delta and links go to export.github.sense2_repository.
     """
     from stash_sense_pipeline.cli.progress_display import progress_of
     from stash_sense_pipeline.release.distribution.upload import upload_release
 
     environment = environment_of(os.environ)
+    if form == "sense2":
+        _upload_sense2(environment, version)
+        return
     directory = release_directory(version)
     for destination in _destinations(environment, directory):
         with progress_of("upload") as progress:
@@ -131,6 +241,43 @@ def releases_upload(version: str) -> None:
         echo(report.url)
         if not report.latest:
             echo("a newer version is published there; sidecars keep that one", err=True)
+
+
+def _upload_sense2(environment: Environment, named: str) -> None:
+    from stash_sense_pipeline.cli.progress_display import progress_of
+    from stash_sense_pipeline.release.distribution.sense2_upload import (
+        refuse_named,
+        sense2_destination,
+        upload_sense2,
+        versions_to_upload,
+    )
+    from stash_sense_pipeline.release.sense2.history import full_zip_of, names_suppressed
+    from stash_sense_pipeline.settings.sources_file import load_settings
+
+    settings = load_settings(environment.sources_file)
+    destination = sense2_destination(settings, environment)
+    version = full_zip_of(environment.data_dir, named).parent.name
+
+    def check(directory: Path) -> None:
+        suppressions, hosts = _current_list(environment)
+        if suppressions is not None:
+            refuse_named(directory, suppressions, hosts)
+
+    suppressions, hosts = _current_list(environment)
+    waiting = versions_to_upload(
+        environment.data_dir,
+        destination,
+        lambda directory: suppressions is not None and names_suppressed(directory, suppressions, hosts),
+    )
+    # Each version is a step of the chain of deltas: those before the named one go first.
+    for each in [*(earlier for earlier in waiting if earlier < version), version]:
+        with progress_of("upload") as progress:
+            report = upload_sense2(environment.data_dir, each, destination, check=check, progress=progress)
+        said = "uploaded" if report.uploaded else "already uploaded:"
+        echo(f"{said} {', '.join(report.assets)}, {report.bytes} bytes")
+        echo(report.url)
+    if not report.latest:
+        echo("a newer version is published there; clients keep that one", err=True)
 
 
 def _destinations(environment: Environment, release: Path) -> list[Destination]:
@@ -206,20 +353,28 @@ def _tell_installed(report: InstallReport) -> None:
 
 def _refuse_suppressed(environment: Environment, release: Path) -> None:
     """Raises ReleaseError when the release holds people on the current suppression list."""
+    from stash_sense_pipeline.release.checks.suppression_check import refuse_suppressed
+
+    suppressions, hosts = _current_list(environment)
+    if suppressions is not None:
+        refuse_suppressed(release, suppressions, hosts)
+
+
+def _current_list(environment: Environment) -> tuple[Suppressions | None, Mapping[str, str]]:
+    """The current suppression list, None where there is neither a list nor a catalog; and the hosts of the stash-boxes."""
     from stash_sense_pipeline.catalog.engine import is_there, open_catalog
     from stash_sense_pipeline.privacy.enforcement import current_suppressions
-    from stash_sense_pipeline.release.checks.suppression_check import refuse_suppressed
     from stash_sense_pipeline.settings.sources_file import load_settings
 
     if not (environment.suppressions_file.exists() or is_there(environment.catalog_url)):
-        return
+        return None, {}
     settings = load_settings(environment.sources_file)
     engine = open_catalog(environment.catalog_url)
     try:
         suppressions = current_suppressions(engine, environment, settings.names)
     finally:
         engine.dispose()
-    refuse_suppressed(release, suppressions, {name: box.host for name, box in settings.stash_boxes.items()})
+    return suppressions, {name: box.host for name, box in settings.stash_boxes.items()}
 
 
 def _mark(passed: bool, severity: str) -> str:

@@ -309,6 +309,7 @@ def revoke(delete: bool, as_json: bool) -> None:
     """List the releases that still hold suppressed people, by number of their ids and URLs."""
     from stash_sense_pipeline.privacy.enforcement import current_suppressions
     from stash_sense_pipeline.release.distribution.revocation import revoked_releases
+    from stash_sense_pipeline.release.sense2.history import revoked_sense2
     from stash_sense_pipeline.settings.sources_file import load_settings
 
     environment = environment_of(os.environ)
@@ -316,15 +317,32 @@ def revoke(delete: bool, as_json: bool) -> None:
     with existing_catalog(environment) as engine:
         suppressions = current_suppressions(engine, environment, settings.names)
         hosts = {name: box.host for name, box in settings.stash_boxes.items()}
-        found = revoked_releases(environment.releases_dir, suppressions, hosts, delete=delete)
-    print_rows(
-        [vars(release) for release in found], "no release here holds a suppressed person", as_json=as_json
-    )
-    if any(release.latest for release in found):
+        # Both kinds are searched before any release is deleted: one that cannot be read stops it.
+        found = revoked_releases(environment.releases_dir, suppressions, hosts)
+        of_sense2 = revoked_sense2(environment.data_dir, suppressions, hosts)
+        if delete:
+            found = revoked_releases(environment.releases_dir, suppressions, hosts, delete=True)
+            of_sense2 = revoked_sense2(environment.data_dir, suppressions, hosts, delete=True)
+    rows = [
+        *({"format": "sidecar", **vars(release)} for release in found),
+        *(
+            {
+                "format": "sense2",
+                "version": release.version,
+                "records": release.records,
+                "urls": release.urls,
+                "latest": release.newest,
+                "removed": release.removed,
+            }
+            for release in of_sense2
+        ),
+    ]
+    print_rows(rows, "no release here holds a suppressed person", as_json=as_json)
+    if any(row["latest"] for row in rows):
         echo(
             "the latest release holds a suppressed person: publish a new release, then revoke again", err=True
         )
-    if found:
+    if rows:
         echo("what was uploaded or given to others must be taken back there", err=True)
 
 

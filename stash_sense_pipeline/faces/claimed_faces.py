@@ -42,7 +42,7 @@ def use_proven_claims(engine: sa.Engine, source: str, rules: ClaimRules, now: da
     A picture with such a face is not fetched, except the few of each night: see `queue_looks`.
     """
     pack = rules.pack
-    key = PackKey(pack.name, pack.detector.digest, pack.digests)
+    key = PackKey(pack.name, pack.detector.finding_digest, pack.digests)
     with reading(engine) as connection:
         releases = use.usable_releases(connection, source, key)
     used = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import sqlalchemy as sa
@@ -30,7 +30,12 @@ from stash_sense_pipeline.faces.collection.image_fetcher import (
 from stash_sense_pipeline.faces.collection.image_hosts import ImageHosts
 from stash_sense_pipeline.faces.collection.image_judge import ImageJudge
 from stash_sense_pipeline.faces.collection.image_worker import ImageWorker
-from stash_sense_pipeline.faces.collection.run_context import CollectLimits, RunContext, RunThreads
+from stash_sense_pipeline.faces.collection.run_context import (
+    CollectLimits,
+    RunContext,
+    RunThreads,
+    SecondPack,
+)
 from stash_sense_pipeline.faces.collection.run_refusals import RunRefusals
 from stash_sense_pipeline.faces.collection.run_state import RunCounts, RunEnd
 from stash_sense_pipeline.faces.collection.verdict_batches import VerdictBatches
@@ -38,7 +43,14 @@ from stash_sense_pipeline.faces.collection.verdicts import FailureVerdicts
 from stash_sense_pipeline.faces.extraction.acceptance_criteria import AcceptanceCriteria
 from stash_sense_pipeline.faces.image_schedule import Schedule
 from stash_sense_pipeline.faces.models.model_packs import ModelPack
-from stash_sense_pipeline.faces.requeue import Requeued, RequeuePolicy, requeue_images
+from stash_sense_pipeline.faces.requeue import (
+    Packs,
+    Requeued,
+    RequeuePolicy,
+    check_second_pack,
+    requeue_for_second,
+    requeue_images,
+)
 from stash_sense_pipeline.foundation.errors import Outcome
 from stash_sense_pipeline.foundation.progress import Progress
 from stash_sense_pipeline.settings.schema import GlobalSettings, SourceSettings, TrustLevel
@@ -53,7 +65,8 @@ class CollectReport:
     proven faces of a release that came into use.
     `hosts_down` counts, by host, the images that wait for the next day because their host was found down. `evidence`
     counts requests that only tested a host. `mass_refusal` has the numbers when too many images were refused for the
-    first time; then none of these refusals was counted.
+    first time; then none of these refusals was counted. `second_faces`: faces of the second pack; `second_looks`: images
+    that were requested only for that pack.
     """
 
     source: str
@@ -77,12 +90,16 @@ class CollectReport:
     seconds: float
     seconds_fetching: float = 0.0
     seconds_detecting: float = 0.0
+    seconds_searching: float = 0.0
     seconds_writing: float = 0.0
+    second_faces: int = 0
+    second_looks: int = 0
 
     @property
     def processed(self) -> int:
         """Images that got a verdict."""
-        return self.done + sum(self.rejected.values()) + sum(self.failed.values()) + self.gone
+        judged = self.done + sum(self.rejected.values()) + sum(self.failed.values()) + self.gone
+        return judged + self.second_looks
 
 
 async def collect_faces(
@@ -94,6 +111,7 @@ async def collect_faces(
     settings: GlobalSettings,
     suppressions: ImageSuppressions,
     *,
+    second: ModelPack | None = None,
     limits: CollectLimits | None = None,
     progress: Progress | None = None,
     stop: asyncio.Event | None = None,
@@ -116,20 +134,30 @@ async def collect_faces(
     other images shows that a host is down, its images wait for the next day. When no other host has work the run ends
     early, and the report has the outcome (unreachable, rate limit, blocked).
 
-    Raises ModelPackError for an unfit detector, and CatalogError when the catalog cannot be written; committed batches
-    stay.
+    With a `second` pack its faces are found in the same pictures, while these are in memory, and stored beside those of
+    `pack`. Pictures that were fetched without it are fetched once more; what `pack` found in them stays.
+
+    Raises ModelPackError for an unfit detector, and for a second pack that cannot be told apart; CatalogError when the
+    catalog cannot be written; committed batches stay.
     """
     limits = limits or CollectLimits()
     is_trusted = source.trust_level is TrustLevel.HIGH
+    if second is not None:
+        check_second_pack(pack, second)
+
+    def criteria(of: ModelPack) -> AcceptanceCriteria:
+        return AcceptanceCriteria.of(of.detector, settings.quality_filters, is_trusted, limits.decode)
+
     context = RunContext(
         engine=engine,
         source=source,
         pack=pack,
         settings=settings,
         limits=limits,
-        criteria=AcceptanceCriteria.of(pack.detector, settings.quality_filters, is_trusted, limits.decode),
+        criteria=criteria(pack),
         clock=now or (lambda: datetime.now(UTC)),
-        threads=RunThreads(limits.workers),
+        threads=RunThreads(limits.workers, limits.searches),
+        second=SecondPack(second, criteria(second)) if second is not None else None,
     )
     started = time.monotonic()
     listed = CurrentSuppressions(suppressions)
@@ -165,6 +193,9 @@ def _plan(context: RunContext, suppressions: CurrentSuppressions) -> _Plan:
     with writing(context.engine) as connection:
         policy = RequeuePolicy(context.pack, context.criteria, context.limits.max_attempts)
         requeued = requeue_images(connection, source.name, policy, context.clock())
+        packs = Packs(context.pack, context.second)
+        looks = requeue_for_second(connection, source.name, packs, context.clock())
+        requeued = replace(requeued, second_pack=looks)
     shared: frozenset[str] = frozenset()
     with reading(context.engine) as connection:
         complete_at = settings.completeness_threshold
@@ -304,5 +335,8 @@ class _Run:
             seconds=seconds,
             seconds_fetching=self._fetcher.busy.seconds,
             seconds_detecting=self._context.threads.detecting.seconds,
+            seconds_searching=self._context.threads.searching.seconds,
             seconds_writing=self._context.threads.writing.seconds,
+            second_faces=counts.second_faces,
+            second_looks=counts.second_looks,
         )

@@ -41,8 +41,13 @@ class ScheduledImage:
 
     @property
     def has_claimed_face(self) -> bool:
-        """True when the image counts as done although this program has not seen it."""
+        """True when the image counts as done although it is due: not seen, or not searched for tattoos."""
         return self.ledger.state is ImageState.DONE
+
+    @property
+    def adds_no_face(self) -> bool:
+        """True when its verdict cannot give its performer another face of the first pack."""
+        return self.has_claimed_face or self.ledger.looks_again
 
 
 @dataclass(eq=False)
@@ -65,7 +70,7 @@ class _Performer:
         seen: set[str] = set()
         for image in self.images:
             if image.status is _Status.WAITING:
-                if faces < self.cap or image.has_claimed_face:
+                if faces < self.cap or image.adds_no_face:
                     return image, faces, flying
                 full = True
             if full:

@@ -1,4 +1,4 @@
-"""Runtime tuning: the cycle collector paused or made rare, free heap memory returned to the system."""
+"""Runtime tuning: the cycle collector paused or made rare, free heap memory returned to the system or overwritten."""
 
 from __future__ import annotations
 
@@ -29,6 +29,20 @@ def trim_heap() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+# A parameter of glibc's mallopt. Freed memory is filled with the value below.
+_M_PERTURB = -6
+_FILLING = 0xA5
+
+
+def overwrite_freed_memory() -> bool:
+    """Makes the C library overwrite memory when it is freed, from now on. False where it cannot.
+
+    glibc can, except for blocks of at most 1032 bytes, which a thread keeps for itself.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    return mallopt is not None and mallopt(_M_PERTURB, _FILLING) == 1
 
 
 _ALLOCATIONS_PER_COLLECTION = 100_000

@@ -10,7 +10,8 @@ import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog import schema
 from stash_sense_pipeline.foundation.errors import ConfigurationError
-from stash_sense_pipeline.privacy.data_inventory import PURPOSES, analysed_column
+from stash_sense_pipeline.privacy.data_inventory import PURPOSES
+from stash_sense_pipeline.privacy.redaction.analysed_columns import analysed_column
 
 
 @dataclass(frozen=True)

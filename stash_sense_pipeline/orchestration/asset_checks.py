@@ -98,6 +98,18 @@ _PROOF_CHECKS = (
         _named("recommended_distance"),
         blocking=False,
     ),
+    ReleaseCheck(
+        "tattoo_coverage",
+        "The release has tattoos, and enough people are searched for them, when the settings ask for tattoos.",
+        _named("tattoo_coverage"),
+        blocking=False,
+    ),
+    ReleaseCheck(
+        "tattoo_worth",
+        "With tattoos, left-out photographs find their performer at least as often as by faces alone.",
+        _named("tattoo_worth"),
+        blocking=False,
+    ),
 )
 _CONTRACT = ReleaseCheck(
     "contract",

@@ -7,7 +7,11 @@ module of the package imports from them; a test checks this. Two more such names
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 # The name of the repository that `dg.Definitions` makes.
@@ -46,8 +50,11 @@ from dagster._serdes.config_class import ConfigurableClassData
 from dagster._utils.interrupts import setup_interrupt_handlers
 from dagster._utils.log import configure_loggers
 
+from stash_sense_pipeline.foundation.files import make_directory, private_opener
+
 if TYPE_CHECKING:
     from dagster import DagsterInstance
+    from dagster._core.storage.compute_log_manager import CapturedLogContext
 
 __all__ = [
     "CheckRunHealthResult",
@@ -63,6 +70,7 @@ __all__ = [
     "WorkspaceProcessContext",
     "configure_loggers",
     "give_runs_an_origin",
+    "keep_output_in_files",
     "run_history_revisions",
     "setup_interrupt_handlers",
 ]
@@ -90,3 +98,34 @@ def give_runs_an_origin(instance: DagsterInstance, job: str, location: str) -> N
     repository = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin(location), SINGLETON_REPOSITORY_NAME)
     create = partial(instance.create_run_for_job, remote_job_origin=RemoteJobOrigin(repository, job))
     instance.create_run_for_job = create  # type: ignore[method-assign]
+
+
+def keep_output_in_files(instance: DagsterInstance) -> None:
+    """From now on what a step prints goes to its log alone, and no longer to the output of this process too.
+
+    Dagster copies it with a `tail` for each stream, and a watcher for each `tail`. A run that is killed between the starts
+    of the two leaves the `tail` for ever.
+    """
+    # Imported here: the instance has loaded both, and the definitions must load quickly.
+    from dagster._core.execution.compute_logs import redirect_to_file
+    from dagster._core.storage.compute_log_manager import CapturedLogContext, ComputeIOType
+    from dagster._core.storage.local_compute_log_manager import IO_TYPE_EXTENSION, LocalComputeLogManager
+
+    logs = instance.compute_log_manager
+    if not isinstance(logs, LocalComputeLogManager):
+        return
+
+    @contextmanager
+    def capture(log_key: Sequence[str]) -> Iterator[CapturedLogContext]:
+        out, error = (
+            Path(logs.get_captured_local_path(log_key, IO_TYPE_EXTENSION[kind]))
+            for kind in (ComputeIOType.STDOUT, ComputeIOType.STDERR)
+        )
+        make_directory(out.parent)
+        with redirect_to_file(sys.stdout, out), redirect_to_file(sys.stderr, error):
+            yield CapturedLogContext(log_key)
+        # By this file the UI knows that the log is complete.
+        with open(logs.get_captured_local_path(log_key, "complete"), "a", opener=private_opener):
+            pass
+
+    logs.capture_logs = capture  # type: ignore[method-assign]

@@ -9,17 +9,23 @@ import dagster as dg
 PERFORMER_TABLE = dg.AssetKey("performer_table")
 ALIGNED_FACES = dg.AssetKey("aligned_faces")
 FACE_EMBEDDINGS = dg.AssetKey("face_embeddings")
+TATTOO_EMBEDDINGS = dg.AssetKey("tattoo_embeddings")
 IDENTITY_GRAPH = dg.AssetKey("identity_graph")
 TRUSTED_FACES = dg.AssetKey("trusted_faces")
 PERFORMERS_DB = dg.AssetKey("performers_db")
 RELEASE = dg.AssetKey("release")
 GITHUB_RELEASE = dg.AssetKey("github_release")
+SENSE2_RELEASE = dg.AssetKey("sense2_release")
+GITHUB_SENSE2_RELEASE = dg.AssetKey("github_sense2_release")
 
 # The name of the code location in every workspace of this project.
 CODE_LOCATION = "stash_sense"
 
 # Metadata of aligned_faces: faces of the source that wait for an embedding.
 WAITING_FACES = "faces_waiting"
+
+# Metadata of aligned_faces: tattoos of the source that wait for an embedding.
+WAITING_TATTOOS = "tattoos_waiting"
 
 # The step that builds all indices; their run configuration is that of this step.
 INDICES_STEP = "indices"

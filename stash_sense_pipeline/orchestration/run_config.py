@@ -84,11 +84,18 @@ class IndexShape(dg.Config):
     ef_construction: int | None = _option("ef_construction")
 
     def plan(
-        self, models: Sequence[str], export: ExportSettings, latest: Path | None, *, threads: int = 1
+        self,
+        models: Sequence[str],
+        export: ExportSettings,
+        latest: Path | None,
+        faces: int,
+        *,
+        threads: int = 1,
     ) -> IndexPlan:
         """The plan for these embedders, with the values of sources.yaml, `export`, where none is set.
 
-        Without any value the parameters are those that the newest release found to be enough, or the cheapest ones.
+        Without any value the parameters are those that the newest release found to be enough, or cheap ones for this
+        number of faces.
         """
         from stash_sense_pipeline.release.build.voyager_index import IndexParams, Storage
         from stash_sense_pipeline.release.contract import Flavour
@@ -101,7 +108,7 @@ class IndexShape(dg.Config):
         corner = Corner(m or wanted.m, ef_construction or wanted.ef_construction) if pinned else None
         flavours = tuple(Flavour(name) for name in export.flavours)
         plan = IndexPlan(tuple(models), flavours, wanted, not pinned, export.min_answer_fidelity)
-        return plan_indices(plan, corner, latest)
+        return plan_indices(plan, corner, latest, faces)
 
 
 class IndexConfig(IndexShape):

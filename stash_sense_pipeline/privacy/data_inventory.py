@@ -1,4 +1,4 @@
-"""Data inventory: purpose, origin, release and analysis of every stored column; a test fails for a missing one.
+"""Data inventory: purpose, origin and release of every stored column; a test fails for a missing one.
 
 A test fails when a column is added without a line here. Before you add a line, check that the task needs the field: to
 find the performer on an image, and to name the stage name and the record.
@@ -44,10 +44,16 @@ def _operator(why: str) -> Purpose:
     return Purpose(why, Origin.OPERATOR)
 
 
+def _each(names: str, purpose: Purpose) -> Mapping[str, Purpose]:
+    """One purpose for several columns, with their names in one text."""
+    return dict.fromkeys(names.split(), purpose)
+
+
 _SOURCE = _own("the source of the row", exported=True)
 _RECORD = _source("finds the record again at its source; the id that users are told", exported=True)
 _OF_IMAGE = _source("finds the image again at its source")
 _OF_FACE = _own("the face of the row")
+_OF_TATTOO = _own("the tattoo of the row")
 _OF_PERFORMER = _own("the person of the row", exported=True)
 _TELLS_APART = "shown by the sidecar to tell people of one name apart"
 
@@ -66,13 +72,10 @@ PURPOSES: Mapping[str, Mapping[str, Purpose]] = {
         "birth_date": _source("adults only; evidence between records", exported=True),
         "death_date": _source("a column that the sidecar's reader needs", exported=True),
         "country": _source(f"evidence between records; {_TELLS_APART}", exported=True),
-        "ethnicity": _source(_TELLS_APART, exported=True),
-        "eye_color": _source(_TELLS_APART, exported=True),
-        "hair_color": _source(_TELLS_APART, exported=True),
-        "height_cm": _source(_TELLS_APART, exported=True),
+        **_each("ethnicity eye_color hair_color height_cm", _source(_TELLS_APART, exported=True)),
         "career_start_year": _source(f"adults only; {_TELLS_APART}", exported=True),
         "career_end_year": _source(_TELLS_APART, exported=True),
-        "created_at": _source("order of reading"),
+        "created_at": _source("order of reading; since when the source lists the record", exported=True),
         "updated_at": _source(
             "tells which records changed since the last sync; shown by the sidecar", exported=True
         ),
@@ -80,12 +83,14 @@ PURPOSES: Mapping[str, Mapping[str, Purpose]] = {
         "merged_into": _source("which record replaced it: old ids of users lead there", exported=True),
         "content_hash": _own("whether the record changed, without keeping its old state"),
         "raw": _source(
-            "other ids of the source (slug, number), and other fields that the privacy filter keeps"
+            "other ids (slug, number), what the privacy filter keeps, places of tattoos and piercings",
+            exported=True,
         ),
-        "first_seen_at": _own("dates of a release that do not change from build to build", exported=True),
-        "changed_at": _own("which identities must be computed again", exported=True),
-        "legacy_faces": _own("order of fetching after a predecessor's data was taken over"),
-        "legacy_images": _own("order of fetching after a predecessor's data was taken over"),
+        "first_seen_at": _own("since when the record is here: how the catalog grows"),
+        "changed_at": _own("which identities must be computed again"),
+        **_each(
+            "legacy_faces legacy_images", _own("order of fetching after a predecessor's data was taken over")
+        ),
     },
     "performer_aliases": {
         "source": _SOURCE,
@@ -103,8 +108,7 @@ PURPOSES: Mapping[str, Mapping[str, Purpose]] = {
         "source": _SOURCE,
         "image_id": _OF_IMAGE,
         "url": _source("where to fetch it; shown with a match by the sidecar", exported=True),
-        "width": _source("which image to fetch first"),
-        "height": _source("which image to fetch first"),
+        **_each("width height", _source("which image to fetch first")),
         "state": _own("progress of its processing"),
         "reason": _own("why it was rejected or failed"),
         "attempts": _own("when to stop trying"),
@@ -124,18 +128,24 @@ PURPOSES: Mapping[str, Mapping[str, Purpose]] = {
         "image_id": _OF_IMAGE,
         "face_index": _image("which of several faces in the image"),
         "detection_confidence": _image("quality of the face"),
-        "x1": _image("size of the face"),
-        "y1": _image("size of the face"),
-        "x2": _image("size of the face"),
-        "y2": _image("size of the face"),
+        **_each("x1 y1 x2 y2", _image("size of the face")),
         "landmarks": _image("how the face was aligned, so that an error can be found"),
         "yaw": _image("choice of diverse faces", exported=True),
-        "roll": _image("quality of the face"),
-        "blur": _image("quality of the face"),
+        **_each("roll blur", _image("quality of the face")),
         "quality": _image("choice of the best faces", exported=True),
         "pack": _own("vectors of different packs are never compared"),
         "detector_digest": _own("whether the face must be found again with another detector"),
-        "created_at": _own("dates of a release that do not change from build to build", exported=True),
+        "created_at": _own("since when the face is here: how the catalog grows"),
+        "second": _own("faces of different packs are never in one release"),
+    },
+    "second_verdicts": {
+        "source": _SOURCE,
+        "image_id": _OF_IMAGE,
+        "detector_digest": _own("whether it must be processed again with another detector"),
+        "state": _own("progress of its processing by the second pack"),
+        "reason": _own("why the second pack has no face of it"),
+        "judged_by": _own("whether it must be processed again under other limits"),
+        "processed_at": _own("when the second pack saw it"),
     },
     "aligned_crops": {
         "face_id": _OF_FACE,
@@ -149,19 +159,44 @@ PURPOSES: Mapping[str, Mapping[str, Purpose]] = {
         "model_digest": _own("whether it must be made again with another network"),
         "created_at": _own("progress of embedding"),
     },
+    "tattoo_scans": {
+        "face_id": _OF_FACE,
+        "detector_digest": _own("whether the picture must be searched again with another detector"),
+        "tattoos": _image("of how many people pictures were searched for tattoos", exported=True),
+        "scanned_at": _own("progress of the search"),
+    },
+    "tattoo_detections": {
+        "tattoo_id": _own("names the tattoo"),
+        "face_id": _OF_FACE,
+        "tattoo_index": _image("order of the tattoos of a picture"),
+        "x": _image("where the tattoo is; what the sidecar's reader expects", exported=True),
+        "y": _image("where the tattoo is; what the sidecar's reader expects", exported=True),
+        "width": _image("where the tattoo is; what the sidecar's reader expects", exported=True),
+        "height": _image("where the tattoo is; what the sidecar's reader expects", exported=True),
+        "confidence": _image("choice of the surest tattoos", exported=True),
+        "location_hint": _image("where the tattoo is, as the sidecar compares it", exported=True),
+    },
+    "tattoo_crops": {
+        "tattoo_id": _OF_TATTOO,
+        "png": _image("input of the embedder; deleted after it unless keep_aligned_crops is on"),
+    },
+    "tattoo_embeddings": {
+        "tattoo_id": _OF_TATTOO,
+        "vector": _image("what the sidecar compares", exported=True),
+        "pack": _own("vectors of different packs are never compared"),
+        "model_digest": _own("whether it must be made again with another network"),
+        "created_at": _own("progress of embedding"),
+    },
     "identities": {
         "performer_id": _own("a number that never means another person", exported=True),
-        "created_at": _own("dates of a release that do not change from build to build", exported=True),
+        "created_at": _own("since when the number is in use"),
         "retired_at": _own("the number is not used any more"),
         "redirect_to": _own("which number has its members now"),
     },
     "identity_members": {"source": _SOURCE, "source_id": _RECORD, "performer_id": _OF_PERFORMER},
     "identity_evidence": {
         "kind": _own("what the link rests on"),
-        "source_a": _own("the records that it is about"),
-        "source_id_a": _own("the records that it is about"),
-        "source_b": _own("the records that it is about"),
-        "source_id_b": _own("the records that it is about"),
+        **_each("source_a source_id_a source_b source_id_b", _own("the records that it is about")),
         "key": _source("what the two records share, so that the link can be explained and undone"),
         "weight": _own("how much it counts"),
         "verdict": _own("whether it linked them"),
@@ -209,8 +244,7 @@ PURPOSES: Mapping[str, Mapping[str, Purpose]] = {
         "source": _SOURCE,
         "source_id": _RECORD,
         "nearer_to": _own("the other person, for review"),
-        "similarity": _image("how sure it is"),
-        "nearer_similarity": _image("how sure it is"),
+        **_each("similarity nearer_similarity", _image("how sure it is")),
         "found_at": _own("when"),
     },
     "face_exclusions": {
@@ -224,6 +258,13 @@ PURPOSES: Mapping[str, Mapping[str, Purpose]] = {
     },
     "trusted_faces": {
         "face_id": _own("the face is in the release", exported=True),
+        "performer_id": _OF_PERFORMER,
+        "source": _SOURCE,
+        "source_id": _RECORD,
+        "rank": _own("order of a person's faces", exported=True),
+    },
+    "second_trusted_faces": {
+        "face_id": _own("the face is in a release of the second pack", exported=True),
         "performer_id": _OF_PERFORMER,
         "source": _SOURCE,
         "source_id": _RECORD,
@@ -276,31 +317,23 @@ PURPOSES: Mapping[str, Mapping[str, Purpose]] = {
         "visited_at": _own("when"),
         "next_visit_at": _own("when to ask again"),
         "missing_since": _own("a profile that is missing twice is removed"),
-        "etag": _source("asks for changes only"),
-        "last_modified": _source("asks for changes only"),
+        **_each("etag last_modified", _source("asks for changes only")),
     },
     "site_rejections": {
         "source": _SOURCE,
         "source_id": _source("a wrong record is not stored again at once"),
         "performer_id": _own("the person with other faces than the record's"),
-        "faces": _own("the grounds of the rejection"),
-        "reference_faces": _own("the grounds of the rejection"),
-        "distance": _own("the grounds of the rejection"),
-        "agreement": _own("the grounds of the rejection"),
+        **_each("faces reference_faces distance agreement", _own("the grounds of the rejection")),
         "rejected_at": _own("when to accept the record again"),
     },
     "claimed_releases": {
         "release_id": _own("names the release"),
-        "version": _own("which release the operator took over"),
-        "manifest_digest": _own("which release the operator took over"),
+        **_each("version manifest_digest", _own("which release the operator took over")),
         "state": _own("whether its faces may be used"),
         "reason": _own("why its faces are not used"),
-        "pack": _own("vectors of different packs are never compared"),
-        "detector_digest": _own("vectors of different packs are never compared"),
-        "models": _own("vectors of different packs are never compared"),
+        **_each("pack detector_digest models", _own("vectors of different packs are never compared")),
         "proof": _own("what the sample found, in counts"),
-        "taken_at": _own("when"),
-        "judged_at": _own("when"),
+        **_each("taken_at judged_at", _own("when")),
     },
     "claimed_records": {
         "release_id": _own("what an undo of the release removes"),
@@ -321,79 +354,42 @@ PURPOSES: Mapping[str, Mapping[str, Purpose]] = {
         "rounded": _own("its vectors are less exact"),
         "cosines": _own("the proof of the release"),
         "face_id": _OF_FACE,
-        "used_at": _own("when its image is looked at again"),
-        "asked_at": _own("when its image is looked at again"),
+        **_each("used_at asked_at", _own("when its image is looked at again")),
     },
     "claimed_vectors": {
         "claim_id": _own("the claimed face of the row"),
         "model": _own("which embedder made it"),
         "vector": _image("becomes a vector of the face once it is proven"),
     },
+    "sense2_performers": {
+        "number": _own("a number of sense2 releases that never means another record", exported=True),
+        "source": _SOURCE,
+        "source_id": _RECORD,
+        **_each("digest published", _own("what a delta must change")),
+    },
+    "sense2_faces": {
+        "embedding_index": _own("an index of sense2 releases that never means another face", exported=True),
+        "source": _SOURCE,
+        **_each("image_id face_index", _own("the face of the index")),
+        **_each("owner digest published", _own("what a delta must change")),
+    },
+    "sense2_releases": {
+        "version": _own("which release the numbers describe", exported=True),
+        "published_at": _own("when"),
+        **_each(
+            "detector_digest model model_digest links_digest aliases_digest",
+            _own("whether a delta is possible, and what changed"),
+        ),
+    },
     "sync_state": {
         "source": _SOURCE,
-        "updated_watermark": _source("what was read already"),
-        "edits_watermark": _source("what was read already"),
+        **_each("updated_watermark edits_watermark", _source("what was read already")),
         "backfilled_at": _own("whether the source was ever read in full"),
-        "last_sync_at": _own("freshness"),
-        "last_sweep_at": _own("freshness"),
-        "last_outcome": _own("what the operator must know"),
-        "last_message": _own("what the operator must know"),
+        **_each("last_sync_at last_sweep_at", _own("freshness")),
+        **_each("last_outcome last_message", _own("what the operator must know")),
         "server_version": _source("which questions the server understands"),
         "detail": _own(
             "the connector's progress: ids that are missing or could not be read, and how often fields were found"
         ),
     },
 }
-
-# The columns that `stash_sense_pipeline.frames` and `stash-sense export` may read: what a release holds, and numbers for
-# the analysis of quality and identities. Left out are links and personal accounts (also as keys of evidence), hashes of
-# images and of keys, crops, other fields of a record, and everything about suppressed, withheld and held people.
-ANALYSED: Mapping[str, frozenset[str]] = {
-    "source_performers": frozenset(
-        {
-            *(
-                "source",
-                "source_id",
-                "name",
-                "disambiguation",
-                "gender",
-                "birth_date",
-                "death_date",
-                "country",
-            ),
-            *("ethnicity", "eye_color", "hair_color", "height_cm", "career_start_year", "career_end_year"),
-            *("updated_at", "first_seen_at", "changed_at"),
-        }
-    ),
-    "source_images": frozenset(
-        {
-            *("url", "width", "height", "state", "reason", "attempts", "processed_at", "first_seen_at"),
-        }
-    ),
-    "performer_images": frozenset({"source", "source_id", "image_id"}),
-    "faces": frozenset(
-        {
-            *("face_id", "source", "image_id", "face_index", "detection_confidence", "x1", "y1", "x2", "y2"),
-            *("yaw", "roll", "blur", "quality", "pack", "detector_digest", "created_at"),
-        }
-    ),
-    "embeddings": frozenset({"face_id", "model", "vector", "pack", "model_digest"}),
-    "identities": frozenset({"created_at"}),
-    "identity_members": frozenset({"source", "source_id", "performer_id"}),
-    "identity_evidence": frozenset(
-        {
-            *("source_a", "source_id_a", "source_b", "source_id_b", "kind", "weight", "verdict", "reason"),
-            "first_seen_at",
-        }
-    ),
-    "trusted_faces": frozenset({"performer_id", "rank"}),
-}
-
-
-def analysed_column(table: str, column: str) -> str:
-    """The name of a column that may be read for analysis. Raises ValueError for any other column."""
-    if column not in ANALYSED.get(table, frozenset()):
-        raise ValueError(
-            f"{table}.{column} is not in ANALYSED of privacy/data_inventory.py: it must not be read"
-        )
-    return column

@@ -1,4 +1,4 @@
-"""Erasure of claimed faces, which are no images of the catalog yet: by the address of the picture, and by the face."""
+"""Erasure of what no record or image of the catalog leads to: claimed faces, permanent numbers of earlier records."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.queries.claims import faces as claimed
+from stash_sense_pipeline.catalog.queries.sense2.ledger import blank_numbers, numbered_records
 from stash_sense_pipeline.privacy.suppression.suppressed_faces import SuppressedFaces
 from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions
 
@@ -28,6 +29,14 @@ def erase_claims(connection: sa.Connection, suppressions: Suppressions, template
             claim_id for claim_id, url in claimed.addresses(connection) if suppressions.forbids_picture(url)
         }
     return claimed.drop_claims(connection, covered | _refused(connection, templates))
+
+
+def erase_numbers(connection: sa.Connection, sought: Suppressions) -> dict[str, int]:
+    """Blanks the permanent numbers of covered records that the catalog does not hold any more; rows by table."""
+    if not len(sought):
+        return {}
+    covered = {record for record in numbered_records(connection) if sought.covers_record(*record)}
+    return dict(blank_numbers(connection, covered, ()))
 
 
 def _refused(connection: sa.Connection, templates: SuppressedFaces) -> set[int]:

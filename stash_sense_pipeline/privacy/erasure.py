@@ -14,6 +14,7 @@ from stash_sense_pipeline.catalog.key_filters import image_key, of_keys, record_
 from stash_sense_pipeline.catalog.purge import overwrite_deleted, request_purge, vacuum
 from stash_sense_pipeline.catalog.queries.identity.identities import lock_identity_writers
 from stash_sense_pipeline.catalog.queries.performers import WithheldRecord, withhold_records
+from stash_sense_pipeline.catalog.queries.sense2.ledger import NUMBERED, blank_numbers, lock_ledger
 from stash_sense_pipeline.catalog.schema import (
     aligned_crops,
     claimed_faces,
@@ -26,9 +27,11 @@ from stash_sense_pipeline.catalog.schema import (
     performer_urls,
     source_images,
     source_performers,
+    tattoo_crops,
+    tattoo_embeddings,
 )
 from stash_sense_pipeline.catalog.transactions import writing
-from stash_sense_pipeline.privacy.erased_claims import erase_claims
+from stash_sense_pipeline.privacy.erased_claims import erase_claims, erase_numbers
 from stash_sense_pipeline.privacy.erased_hashes import remember_erased
 from stash_sense_pipeline.privacy.erased_mentions import delete_rows, forget_links, forget_mentions
 from stash_sense_pipeline.privacy.erasure_plan import (
@@ -138,11 +141,17 @@ def erase_suppressed(
     could find these names any more. What it enters into the stack ends after the commit.
     """
     with ExitStack() as until_committed, writing(engine) as connection:
-        lock_identity_writers(connection)
+        _lock(connection)
         _outlast_idleness(connection)
         report = _erase(connection, suppressions.refreshed(connection), now, scope or ErasureScope())
         before(report, until_committed)
     return _overwritten(engine, report)
+
+
+def _lock(connection: sa.Connection) -> None:
+    """Locks what erasures change, the ledger before the suppression list. A publish has the same order."""
+    lock_identity_writers(connection)
+    lock_ledger(connection)
 
 
 def _outlast_idleness(connection: sa.Connection) -> None:
@@ -163,7 +172,7 @@ def erase_records(
     The caller must remove the `traces` of the report from files before the commit. The next erase_suppressed overwrites
     the bytes of the rows.
     """
-    lock_identity_writers(connection)
+    _lock(connection)
     person, in_doubt = person_of(connection, suppressions, set(records), relatives)
     images = images_to_erase(connection, suppressions, person)
     report = _take_out(connection, suppressions, person, images, now)
@@ -178,7 +187,7 @@ def erase_awaited(
     When one person alone shows the image, the person is erased; otherwise only the image. For the end of a sync. Returns
     the traces: the caller must remove these texts from files before the commit.
     """
-    lock_identity_writers(connection)
+    _lock(connection)
     awaited = shown_awaited(connection, suppressions)
     person, _ = person_of(connection, suppressions, set(awaited.records), relatives)
     images = images_to_erase(connection, suppressions, person) | awaited.images
@@ -195,7 +204,7 @@ def erase_alone(connection: sa.Connection, records: Collection[RecordKey], now: 
     """
     if not records:
         return ()
-    lock_identity_writers(connection)
+    _lock(connection)
     theirs, shared = own_and_shared_images(connection, records)
     images = theirs - shared
     traces = _traces(connection, records, images)
@@ -259,21 +268,23 @@ def _erase(
     # Only here: no operator reads the output of a sync that erases, and its transaction should be short.
     namesakes = namesakes_of(connection, person.records)
     report = _take_out(connection, suppressions, person, images | refused, now)
-    report = replace(report, namesakes=namesakes, rows=_with_claims(connection, report.rows, claims, now))
+    apart = {claimed_faces.name: claims, **erase_numbers(connection, sought)}
+    rows = _added(connection, report.rows, apart, now)
+    report = replace(report, namesakes=namesakes, rows=rows)
     report = _with_held(connection, suppressions, report, shown_by | in_doubt, now)
     mark_applied(connection, now)
     mark_shown(connection, awaited.digests, now)
     return report
 
 
-def _with_claims(
-    connection: sa.Connection, rows: Mapping[str, int], claims: int, now: datetime
+def _added(
+    connection: sa.Connection, rows: Mapping[str, int], more: Mapping[str, int], now: datetime
 ) -> Mapping[str, int]:
-    """`rows` with the claimed faces that were removed by their picture or their face."""
-    if not claims:
+    """`rows` with more rows by table, which were removed or blanked apart from the records and images."""
+    if not any(more.values()):
         return rows
     request_purge(connection, now)
-    return {**rows, claimed_faces.name: rows.get(claimed_faces.name, 0) + claims}
+    return {**rows, **{table: rows.get(table, 0) + count for table, count in more.items() if count}}
 
 
 def _blocked(records: Collection[RecordKey], relatives: Relatives | None) -> BlockedPerson:
@@ -346,10 +357,11 @@ def _delete_everywhere(
 ) -> dict[str, int]:
     """Deletes these belongings from every table, and returns the number of rows by table.
 
-    Tables are found by the names of their columns, so that a table which is added later is covered.
+    Tables are found by the names of their columns, so that a table which is added later is covered. Permanent numbers
+    are blanked and not deleted.
     """
-    counts: dict[str, int] = {}
-    tables = [table for table in reversed(metadata.sorted_tables) if table.name not in _LAST]
+    counts = blank_numbers(connection, belongings["records"], belongings["images"])
+    tables = [table for table in reversed(metadata.sorted_tables) if table.name not in (*_LAST, *NUMBERED)]
     for table in (*tables, source_images, source_performers):
         deleted = 0
         for names, kind in BELONGS.items():
@@ -379,6 +391,7 @@ def _traces(
 
 def _overwritten(engine: sa.Engine, report: ErasureReport) -> ErasureReport:
     if report.rows:
-        vacuum(engine, [*report.rows, aligned_crops.name, embeddings.name])
+        by_cascade = (aligned_crops, embeddings, tattoo_crops, tattoo_embeddings)
+        vacuum(engine, [*report.rows, *(table.name for table in by_cascade)])
     # Also without an erasure: a sync may have deleted rows, or an earlier rebuild may be due.
     return replace(report, bytes_left=overwrite_deleted(engine))

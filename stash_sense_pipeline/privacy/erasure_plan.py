@@ -15,6 +15,7 @@ from stash_sense_pipeline.catalog.schema import (
     faces,
     performer_images,
     performer_urls,
+    second_trusted_faces,
     source_images,
     source_performers,
     trusted_faces,
@@ -184,13 +185,15 @@ def images_to_erase(
 ) -> set[ImageKey]:
     """The images of this person. A shared image stays when every face on it is trusted for another person.
 
-    A face that is trusted for no record may be the person's, so that the image is deleted.
+    A face that is trusted for no record may be the person's, so that the image is deleted. Faces of both packs count.
     """
     theirs, shared = own_and_shared_images(connection, person.records)
-    trusted = trusted_faces
+    first, second = trusted_faces, second_trusted_faces
+    joined = faces.outerjoin(first, first.c.face_id == faces.c.face_id)
+    owner = (sa.func.coalesce(first.c[name], second.c[name]) for name in ("source", "source_id"))
     on_images = (
-        sa.select(faces.c.source, faces.c.image_id, trusted.c.source, trusted.c.source_id)
-        .select_from(faces.outerjoin(trusted, trusted.c.face_id == faces.c.face_id))
+        sa.select(faces.c.source, faces.c.image_id, *owner)
+        .select_from(joined.outerjoin(second, second.c.face_id == faces.c.face_id))
         .order_by(faces.c.face_id)
     )
     in_doubt = {

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from stash_sense_pipeline.foundation.errors import ReleaseError
-from stash_sense_pipeline.release.build.json_files import write_json_files
+from stash_sense_pipeline.release.build.json_files import universal_ids, write_json_files
 from stash_sense_pipeline.release.build.manifest import ManifestFacts, write_manifest
 from stash_sense_pipeline.release.build.performers_db import DatabaseReport
 from stash_sense_pipeline.release.build.staging import Staging
+from stash_sense_pipeline.release.build.tattoos.tattoo_index import TattooVectors, write_tattoo_json
 from stash_sense_pipeline.release.build.voyager_index import (
     IndexReport,
 )
@@ -21,6 +22,7 @@ from stash_sense_pipeline.release.checks.suppression_check import (
 from stash_sense_pipeline.release.checks.verify import verify_release
 from stash_sense_pipeline.release.contract import (
     PERFORMERS_DB,
+    TATTOO,
 )
 from stash_sense_pipeline.release.index_choice import INDEX_CHOICE
 from stash_sense_pipeline.release.release_input import (
@@ -32,11 +34,12 @@ from stash_sense_pipeline.release.spec import ReleaseSpec
 
 @dataclass(frozen=True)
 class Assembled:
-    """A complete release in the staging directory, its manifest, and the results of its checks."""
+    """A complete release in the staging directory, its manifest, the tattoos in it, and the results of its checks."""
 
     staging: Staging
     version: str
     manifest: Mapping[str, Any]
+    tattoos: TattooVectors
     checks: tuple[CheckResult, ...]
     # The other flavours of this release. `checks` has the results of theirs too.
     others: tuple[Assembled, ...] = ()
@@ -47,26 +50,32 @@ class Assembled:
         return failures(self.checks)
 
 
-def assemble_release(staging: Staging, version: str, spec: ReleaseSpec, now: ReleaseInput) -> Assembled:
+def assemble_release(
+    staging: Staging, version: str, spec: ReleaseSpec, now: ReleaseInput, tattoos: TattooVectors
+) -> Assembled:
     """Completes a staged release (JSON files, then the manifest) and verifies it. Publishes nothing.
 
-    The indices and performers.db must be staged before. Raises ReleaseError when one is missing or was built from
-    another state of the catalog than `now` describes. A failed check does not raise: it is in the result, and
-    promote_release refuses a release with errors.
+    The indices, that of `tattoos` too, and performers.db must be staged before. Raises ReleaseError when one is missing or
+    was built from another state of the catalog than `now` describes. A failed check does not raise: it is in the result,
+    and promote_release refuses a release with errors.
     """
     database = _database_report(staging)
-    indices = index_reports(staging, spec)
+    indices = (*index_reports(staging, spec), *_tattoo_report(staging, tattoos))
     stale = [index.file for index in indices if index.input_digest != now.indices[index.model]]
-    stale += [index.file for index in indices if index.order_digest != now.order]
-    if (database.order_digest, database.content_digest) != (now.order, now.content):
+    orders = {TATTOO: now.tattoos}
+    stale += [index.file for index in indices if index.order_digest != orders.get(index.model, now.order)]
+    made_of = (database.order_digest, database.content_digest, database.tattoos_digest)
+    if made_of != (now.order, now.content, now.tattoos):
         stale.append(PERFORMERS_DB)
     if stale:
         raise ReleaseError(f"{stale[0]} was staged from another state of the catalog; run publish again")
     _keep_only(staging, {PERFORMERS_DB, *(index.file for index in indices)})
     counts = write_json_files(staging.release, spec.hosts, spec.priority, spec.namesakes)
+    if tattoos.tattoos.left_out is None:
+        named = universal_ids(staging.release / PERFORMERS_DB, spec.hosts, spec.priority)
+        write_tattoo_json(staging.release, tattoos, named)
     facts = ManifestFacts(
         version=version,
-        created_at=database.newest_change,
         performer_count=counts.performers,
         face_count=counts.faces,
         sources=database.sources,
@@ -76,6 +85,7 @@ def assemble_release(staging: Staging, version: str, spec: ReleaseSpec, now: Rel
         index_choice=staging.read_part(INDEX_CHOICE) if staging.has_part(INDEX_CHOICE) else None,
         flavour=staging.flavour,
         priority=spec.priority,
+        tattoo_models=spec.tattoos.models if spec.tattoos and now.tattoos is not None else None,
     )
     known = {index.file: index.sha256 for index in indices} | {PERFORMERS_DB: database.sha256}
     manifest = write_manifest(staging.release, facts, known)
@@ -83,7 +93,7 @@ def assemble_release(staging: Staging, version: str, spec: ReleaseSpec, now: Rel
         *verify_release(staging.release),
         check_suppressed(staging.release, spec.suppressions, spec.hosts),
     )
-    return Assembled(staging, version, manifest, checks)
+    return Assembled(staging, version, manifest, tattoos, checks)
 
 
 def _database_report(staging: Staging) -> DatabaseReport:
@@ -97,6 +107,10 @@ def index_reports(staging: Staging, spec: ReleaseSpec) -> tuple[IndexReport, ...
     for report in reports:
         check_pack(spec.pack, report.model, report.pack, report.model_digest)
     return reports
+
+
+def _tattoo_report(staging: Staging, tattoos: TattooVectors) -> tuple[IndexReport, ...]:
+    return (IndexReport(**staging.read_part(TATTOO)),) if tattoos.tattoos.left_out is None else ()
 
 
 def _provenance(index: IndexReport) -> dict[str, Any]:

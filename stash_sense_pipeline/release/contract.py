@@ -46,6 +46,10 @@ SIDECAR_MAX_DISTANCE = 0.5
 # Faces that the sidecar answers with, nearest first.
 SIDECAR_RESULTS = 3
 
+# The name of the tattoo index in a manifest, and the neighbours that the sidecar asks it for.
+TATTOO = "tattoo"
+SIDECAR_TATTOO_K = 10
+
 # The columns of performers.db that hold a person's metadata, as a source's record gives it.
 PERSONAL_FIELDS = (
     "disambiguation",
@@ -122,6 +126,8 @@ NEEDED_COLUMNS: Mapping[str, frozenset[str]] = {
     ),
     "tattoo_detections": frozenset(["performer_id", "has_tattoos", "confidence", "detections_json"]),
 }
+# Tables with the places of tattoos and piercings. Their descriptions are free text, so they stay empty.
+PLACE_TABLES = ("tattoos", "piercings")
 # A table that the predecessor's trainer leaves in its releases. No reader uses it.
 LEGACY_TABLES = frozenset({"scrape_progress"})
 # All tables that a performers.db may hold. Indexes on their columns are allowed too.
@@ -141,7 +147,8 @@ KNOWN_HOSTS: Mapping[str, str] = {
 }
 
 VERSION_FORM = re.compile(r"\d{4}\.\d{2}\.\d{2}(\.[1-9]\d*)?")
-UNIVERSAL_ID_FORM = re.compile(r"[^\s:/]+:[^\s/]+")
+# The sidecar's page inserts ids into HTML as they are.
+UNIVERSAL_ID_FORM = re.compile(r"[^\s:/\"<>]+:[^\s/\"<>]+")
 DATE_FORM = re.compile(r"\d{4}(-\d{2}(-\d{2})?)?")
 CHECKSUM_FORM = re.compile(r"(sha256:)?[0-9a-f]{64}")
 

@@ -12,7 +12,14 @@ from stash_sense_pipeline.release.build.staging import Staging, disk_errors
 from stash_sense_pipeline.release.checks.accuracy.measurement import Accuracy
 from stash_sense_pipeline.release.checks.check_result import CheckResult
 from stash_sense_pipeline.release.checks.quality_gate import prove_indices
-from stash_sense_pipeline.release.contract import FACES_JSON, PERFORMERS_DB, PERFORMERS_JSON, Flavour
+from stash_sense_pipeline.release.checks.tattoos.tattoo_checks import prove_tattoo_index
+from stash_sense_pipeline.release.contract import (
+    FACES_JSON,
+    PERFORMERS_DB,
+    PERFORMERS_JSON,
+    TATTOO_JSON,
+    Flavour,
+)
 from stash_sense_pipeline.release.release_input import ReleaseInput
 from stash_sense_pipeline.release.spec import ReleaseSpec
 
@@ -38,9 +45,10 @@ def add_flavours(
         own = spec.of(flavour)
         staging = full.staging.of(flavour)
         _share_database(full.staging, staging)
-        made = assemble_release(staging, full.version, own, now[flavour])
+        made = assemble_release(staging, full.version, own, now[flavour], full.tattoos)
         proof = prove_indices(staging.release, vectors, own, accuracy)
-        checks = (*made.checks, _same_people(full.staging, staging), *proof.checks)
+        of_tattoos = prove_tattoo_index(staging.release, full.tattoos, own)
+        checks = (*made.checks, _same_people(full.staging, staging), *proof.checks, *of_tattoos)
         others.append(replace(made, checks=tuple(replace(check, flavour=flavour.value) for check in checks)))
     results = (*full.checks, *(check for other in others for check in other.checks))
     return replace(full, checks=results, others=tuple(others))
@@ -54,11 +62,12 @@ def _share_database(full: Staging, other: Staging) -> None:
 
 def _same_people(full: Staging, other: Staging) -> CheckResult:
     """The flavour has the people, records and faces of the flavour full, byte by byte, under the same ids."""
+    shared = [*_SHARED, *([TATTOO_JSON] if (full.release / TATTOO_JSON).exists() else [])]
     different = [
-        name for name in _SHARED if sha256_file(full.release / name) != sha256_file(other.release / name)
+        name for name in shared if sha256_file(full.release / name) != sha256_file(other.release / name)
     ]
     if different:
         return CheckResult(
             "same_people", False, f"{different[0]} is not that of the flavour full; publish again"
         )
-    return CheckResult("same_people", True, f"{', '.join(_SHARED)} are those of the flavour full")
+    return CheckResult("same_people", True, f"{', '.join(shared)} are those of the flavour full")

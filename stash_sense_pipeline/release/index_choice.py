@@ -42,7 +42,7 @@ class Corner(NamedTuple):
     ef_construction: int
 
 
-# From cheap to dear. docs/release.md has the measurements: 24/200 reaches an answer fidelity of 0.999 on 20,000 vectors of
+# From cheap to dear. docs/release.md has the measurements: 24/200 reaches an answer fidelity of 0.999 on 100,000 vectors of
 # usual difficulty; hard vectors, or more of them, need a higher corner.
 LADDER = (
     Corner(24, 200),
@@ -52,6 +52,9 @@ LADDER = (
     Corner(96, 600),
     Corner(128, 800),
 )
+# A first release with more faces starts at the second corner: the first one does not reach the fidelity on 400,000 vectors
+# of usual difficulty, and its indices would be built in vain.
+_FACES_OF_FIRST_CORNER = 150_000
 # The part of a staged release that says how its corner was chosen.
 INDEX_CHOICE = "index-choice"
 _LADDER_CHOSE, _SETTINGS_CHOSE = "ladder", "settings"
@@ -71,9 +74,12 @@ class IndexPlan:
     limit: float
 
 
-def plan_indices(plan: IndexPlan, pinned: Corner | None, latest: Path | None) -> IndexPlan:
-    """The plan with `pinned` parameters, or those that a ladder chose for the `latest` release, or the lowest corner."""
-    corner = pinned or _last_corner(latest) or LADDER[0]
+def plan_indices(plan: IndexPlan, pinned: Corner | None, latest: Path | None, faces: int) -> IndexPlan:
+    """The plan with `pinned` parameters, or those that a ladder chose for the `latest` release, or a low corner.
+
+    `faces`: the number of faces in each index.
+    """
+    corner = pinned or _last_corner(latest) or LADDER[faces > _FACES_OF_FIRST_CORNER]
     params = replace(plan.params, m=corner.m, ef_construction=corner.ef_construction)
     return replace(plan, params=params, climbs=pinned is None)
 

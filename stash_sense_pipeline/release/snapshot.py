@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import sqlite3
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from stash_sense_pipeline.foundation.errors import DatabaseFileError, ReleaseError
 from stash_sense_pipeline.release.build.manifest import read_manifest
 from stash_sense_pipeline.release.checks.opened_release import open_database
 from stash_sense_pipeline.release.contract import PERFORMERS_DB, PERSONAL_FIELDS
 
+_PICTURE = "source_endpoint, coalesce(image_url, '')"
 COMPARED = ("canonical_name", *PERSONAL_FIELDS, "image_url")
 
 
@@ -21,8 +23,12 @@ COMPARED = ("canonical_name", *PERSONAL_FIELDS, "image_url")
 class Snapshot:
     """The contents of a performers.db: performers, their records and aliases, and the owner of each record and face.
 
-    `people` has the columns of COMPARED by name. A record is (source, id there), a face is (face id, image URL). `owner`
-    maps a live record to its performer, `merged` a record that its stash-box merged into one of the performer's records.
+    `people` has the columns of COMPARED by name. A record is (source, id there). `owner` maps a live record to its
+    performer, `merged` a record that its stash-box merged into one of the performer's records.
+
+    `faces` maps the URL of a picture to the (performer, source) of its faces. The faces of two releases are compared by
+    their pictures: `faces.id` numbers the faces of one release, and means something else in releases of other programs
+    and versions.
     """
 
     version: str
@@ -31,7 +37,12 @@ class Snapshot:
     owner: dict[tuple[str, str], int]
     merged: dict[tuple[str, str], int]
     aliases: dict[int, set[str]]
-    faces: dict[tuple[int, str], int]
+    faces: dict[str, list[tuple[int, str]]]
+
+    @property
+    def face_count(self) -> int:
+        """The number of all faces."""
+        return sum(map(len, self.faces.values()))
 
     def name(self, performer_id: int) -> str:
         """The performer's name."""
@@ -54,10 +65,10 @@ def _opened(release: Path) -> Iterator[sqlite3.Connection]:
         raise ReleaseError(f"cannot read {release / PERFORMERS_DB}: {error}") from error
 
 
-def read_face_sources(release: Path) -> dict[int, str]:
-    """The source of each face by face id; ReleaseError when the database cannot be read."""
+def read_face_pictures(release: Path) -> list[tuple[str, str]]:
+    """(source, URL) of the picture of each face; ReleaseError when the database cannot be read."""
     with _opened(release) as connection:
-        return {row[0]: row[1] for row in connection.execute("SELECT id, source_endpoint FROM faces")}
+        return [(row[0], row[1]) for row in connection.execute(f"SELECT {_PICTURE} FROM faces")]
 
 
 def read_owners(release: Path) -> dict[tuple[str, str], int]:
@@ -88,11 +99,47 @@ def read_snapshot(release: Path) -> Snapshot:
         aliases: dict[int, set[str]] = defaultdict(set)
         for row in connection.execute("SELECT performer_id, alias FROM aliases"):
             aliases[row[0]].add(row[1])
-        faces = {
-            (row[0], row[1]): row[2]
-            for row in connection.execute("SELECT id, coalesce(image_url, ''), performer_id FROM faces")
-        }
+        faces: dict[str, list[tuple[int, str]]] = {}
+        # SQLite returns a new string for each row.
+        sources: dict[str, str] = {}
+        for source, url, performer_id in connection.execute(f"SELECT {_PICTURE}, performer_id FROM faces"):
+            faces.setdefault(url, []).append((performer_id, sources.setdefault(source, source)))
     return Snapshot(str(manifest.get("version")), people, records, owner, merged, aliases, faces)
+
+
+class LostFace(NamedTuple):
+    """A face of the first of two snapshots that the second one lacks."""
+
+    source: str
+    url: str
+    performer_id: int
+
+
+@dataclass
+class FaceChanges:
+    """The faces that two snapshots do not share. `moved` counts those that have another performer in the second one."""
+
+    lost: list[LostFace] = field(default_factory=list)
+    added: int = 0
+    moved: int = 0
+
+
+def face_changes(old: Snapshot, new: Snapshot) -> FaceChanges:
+    """Compares the faces of each picture. The faces of one picture are told apart by their performers."""
+    changes = FaceChanges()
+    for url in old.faces.keys() | new.faces.keys():
+        shown = old.faces.get(url, [])
+        if shown == new.faces.get(url):
+            continue
+        before = Counter(owner for owner, _ in shown)
+        after = Counter(owner for owner, _ in new.faces.get(url, ()))
+        left, come = sorted((before - after).elements()), sorted((after - before).elements())
+        moved = min(len(left), len(come))
+        changes.moved += moved
+        changes.added += len(come) - moved
+        sources = dict(shown)
+        changes.lost += [LostFace(sources[owner], url, owner) for owner in left[moved:]]
+    return changes
 
 
 def merged_performers(old: Snapshot, new: Snapshot) -> dict[int, set[int]]:

@@ -7,8 +7,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from stash_sense_pipeline.faces.models.model_packs import ModelPack
+from stash_sense_pipeline.foundation.errors import ConfigurationError
 from stash_sense_pipeline.privacy.suppression.suppression_list import NO_SUPPRESSIONS, Suppressions
 from stash_sense_pipeline.release.build.content import ProfileKey
+from stash_sense_pipeline.release.build.performers_db import DatabaseSpec
+from stash_sense_pipeline.release.build.tattoos.tattoo_rows import TattooSpec
 from stash_sense_pipeline.release.build.voyager_index import (
     IndexParams,
     IndexTask,
@@ -21,6 +24,7 @@ from stash_sense_pipeline.release.contract import (
     REQUIRED_MODELS,
     Flavour,
 )
+from stash_sense_pipeline.release.sense2.contract import DIMENSIONS
 from stash_sense_pipeline.release.versions import release_path
 from stash_sense_pipeline.settings.known_sources import ENDPOINT_PRIORITY
 from stash_sense_pipeline.settings.schema import Settings
@@ -61,7 +65,7 @@ class ReleaseSpec:
     `suppressions`: the list that the finished files are checked against; suppressed records are kept out of the catalog
     before. `limits`: the quality that is required for publication. `small`: that of the flavour small; None: it is not
     made. `priority`: stash-boxes, the first that a person has gives the universal id and the name. `namesakes`: the
-    fields that tell people of one name apart, see shown_names.
+    fields that tell people of one name apart, see shown_names. `tattoos`: None when the release has no tattoos.
     """
 
     hosts: Mapping[str, str]
@@ -74,6 +78,12 @@ class ReleaseSpec:
     small: Limits | None = None
     priority: tuple[str, ...] = ENDPOINT_PRIORITY
     namesakes: tuple[str, ...] = ()
+    tattoos: TattooSpec | None = None
+
+    @property
+    def database(self) -> DatabaseSpec:
+        """The spec of performers.db."""
+        return DatabaseSpec(self.hosts, self.profile_key, self.priority, self.tattoos)
 
     @property
     def flavours(self) -> tuple[Flavour, ...]:
@@ -102,10 +112,85 @@ def index_tasks(
     ]
 
 
+@dataclass(frozen=True)
+class Sense2Spec:
+    """What a sense2 release is made of, apart from the catalog.
+
+    `hosts`: the stash-boxes by short name; each of their records is a performer. `model`: the embedder of `pack` that made
+    the vectors. Raises ConfigurationError unless it gives 512 numbers. `second`: `pack` is the second pack, with trusted
+    faces of its own. `suppressions`: the list that the files are checked against. `priority`: stash-boxes, the first that
+    a person has shows the faces of reference sites. `shrink`: the share of performers or faces that may be lost without an
+    explanation; `accept_shrink`: any share may.
+    """
+
+    hosts: Mapping[str, str]
+    pack: ModelPack
+    model: str
+    suppressions: Suppressions = NO_SUPPRESSIONS
+    priority: tuple[str, ...] = ENDPOINT_PRIORITY
+    second: bool = False
+    shrink: float = 0.02
+    accept_shrink: bool = False
+
+    def __post_init__(self) -> None:
+        fitting = sense2_models(self.pack)
+        if self.model not in fitting:
+            raise ConfigurationError(
+                f"model pack {self.pack.name} has no embedder {self.model} with {DIMENSIONS} numbers; "
+                f"it has {', '.join(fitting) or 'none'}"
+            )
+
+
+def sense2_models(pack: ModelPack) -> tuple[str, ...]:
+    """The embedders of a pack with as many numbers as a sense2 release needs."""
+    return tuple(sorted(name for name, each in pack.embedders.items() if each.dim == DIMENSIONS))
+
+
+def sense2_spec(
+    settings: Settings,
+    second_pack: ModelPack | None,
+    suppressions: Suppressions,
+    *,
+    accept_shrink: bool = False,
+) -> Sense2Spec:
+    """The spec of a release with the faces of the second pack. ConfigurationError unless it has one embedder for it.
+
+    `accept_shrink` allows unexplained losses of performers and faces.
+    """
+    if second_pack is None:
+        raise ConfigurationError(
+            "a sense2 release needs a second model pack; set global.second_pack in sources.yaml, for instance to sense2"
+        )
+    fitting = sense2_models(second_pack)
+    if len(fitting) != 1:
+        raise ConfigurationError(
+            f"model pack {second_pack.name} has {len(fitting)} embedders with {DIMENSIONS} numbers, and a sense2 release "
+            "holds vectors of one; choose another pack for global.second_pack"
+        )
+    return Sense2Spec(
+        hosts={name: box.host for name, box in settings.stash_boxes.items()},
+        pack=second_pack,
+        model=fitting[0],
+        suppressions=suppressions,
+        priority=settings.export.endpoint_priority,
+        second=True,
+        shrink=settings.export.max_shrink,
+        accept_shrink=accept_shrink,
+    )
+
+
 def index_models(settings: Settings, pack: ModelPack) -> tuple[str, ...]:
     """Embedders that get an index: the two required ones, and AdaFace when the settings want it and `pack` has it."""
     wants_adaface = settings.export.adaface and ADAFACE in pack.embedders
     return (*REQUIRED_MODELS, ADAFACE) if wants_adaface else REQUIRED_MODELS
+
+
+def tattoo_spec(settings: Settings, pack: ModelPack) -> TattooSpec | None:
+    """The spec of tattoos; None when faces.tattoos is off. ModelPackError when it is on and `pack` lacks the networks."""
+    networks = pack.for_tattoos(settings.faces.tattoos).tattoo
+    if networks is None:
+        return None
+    return TattooSpec(pack.name, networks.models, settings.export.min_tattoo_coverage)
 
 
 def release_spec(
@@ -139,4 +224,5 @@ def release_spec(
         small=small_limits(limits) if Flavour.SMALL in settings.export.flavours else None,
         priority=settings.export.endpoint_priority,
         namesakes=settings.export.namesakes,
+        tattoos=tattoo_spec(settings, pack),
     )

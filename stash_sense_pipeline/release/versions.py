@@ -23,6 +23,14 @@ def is_version(text: str) -> bool:
     return True
 
 
+def release_time(version: str) -> str:
+    """The day of a version as a time, `2026-11-21T00:00:00Z`: `created_at` in the manifest of a release of either format.
+
+    The time of the newest data in the catalog, or of the build, would differ between releases of the same content.
+    """
+    return f"{version[:10].replace('.', '-')}T00:00:00Z"
+
+
 def release_name(version: str, flavour: Flavour) -> str:
     """The name of a flavour of a version, as commands take it and as its directory has it: `2026.11.21.small`."""
     return version if flavour is Flavour.FULL else f"{version}.{flavour}"

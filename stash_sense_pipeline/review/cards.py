@@ -16,6 +16,7 @@ from stash_sense_pipeline.catalog.queries.identity.review_details import ListedF
 from stash_sense_pipeline.catalog.queries.identity.trusted_faces import read_vectors
 from stash_sense_pipeline.identity.review_pairs import Person
 from stash_sense_pipeline.privacy.url_forms import record_page
+from stash_sense_pipeline.records.profile_urls import canonical_profile
 from stash_sense_pipeline.records.record_key import ImageKey, RecordKey
 from stash_sense_pipeline.review.decision import Decision, Kind
 
@@ -123,14 +124,19 @@ def _record_card(row: RecordDetails, urls: Sequence[str], hosts: Mapping[str, st
         ("Country", row.country),
         ("Career", career.strip("-") and career),
     )
-    links = tuple(url for url in urls if url.lower().startswith(_WEB))[:_LINKS_A_RECORD]
+    links = [url for url in urls if url.lower().startswith(_WEB)]
     return RecordCard(
         key,
         row.name or ":".join(key),
         tuple((name, text) for name, text in facts if text),
-        record_page(key, hosts),
-        links,
+        record_page(key, hosts) or _own_page(key, links),
+        tuple(links[:_LINKS_A_RECORD]),
     )
+
+
+def _own_page(key: RecordKey, links: Sequence[str]) -> str | None:
+    """The page of a record of a reference site: the one of its links that has the key of the record."""
+    return next((url for url in links if canonical_profile(url) == key), None)
 
 
 def _faces(

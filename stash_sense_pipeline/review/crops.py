@@ -1,93 +1,160 @@
-"""Aligned crops of listed faces, in memory only: kept ones, else the picture is fetched once under the source's rules.
+"""Crops of listed faces: whether the suppression list permits one, and the processes that make them.
 
-No byte of a picture is written to a disk or a log. A crop is made by the landmarks that the catalog has: nothing is
-detected and nothing is recognised.
+This process holds no picture but the encoded crop that it sends.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-from collections import OrderedDict
-from contextlib import AsyncExitStack
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+import socket
+import threading
 
-import numpy as np
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.queries.identity.face_verdicts import read_owners_of_images
 from stash_sense_pipeline.catalog.queries.identity.review_details import FaceOrigin, read_origin
-from stash_sense_pipeline.catalog.source_lock import source_lock
 from stash_sense_pipeline.catalog.transactions import reading
-from stash_sense_pipeline.foundation.errors import ConfigurationError, SourceError, StashSenseError
+from stash_sense_pipeline.foundation.errors import StashSenseError
+from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions
+from stash_sense_pipeline.review.crop_answer import CropAnswer, CropOutcome
+from stash_sense_pipeline.review.crop_process import (
+    ANSWER,
+    REQUEST,
+    CropInputs,
+    CropTemplate,
+)
 from stash_sense_pipeline.settings.environment import Environment
-from stash_sense_pipeline.settings.schema import ReferenceSiteSettings, Settings
-from stash_sense_pipeline.sources.connections import open_connector, open_site_connector, unusable
-from stash_sense_pipeline.sources.cooldown import check_cooldown
+from stash_sense_pipeline.settings.schema import Settings
 
-if TYPE_CHECKING:
-    from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions
-    from stash_sense_pipeline.sources.reference_sites.site_connector import SiteConnector
-    from stash_sense_pipeline.sources.stash_boxes.connectors import Connector
-
-# The crops of some cards; each takes about 20 kB.
-_HELD = 64
+# A crop has 112 x 112 pixels: this is more than its pixels take as PNG.
+_MOST_BYTES = 256 * 1024
 
 
 class NoCropError(StashSenseError):
     """There is no crop to show; the text says why, without an address or a name."""
 
 
+class _Channel:
+    """The channel to a process that makes the crops of one source, and the faces that it was asked for."""
+
+    def __init__(self, connected: socket.socket) -> None:
+        connected.setblocking(False)
+        self._socket = connected
+        self.faces: set[int] = set()
+
+    def end(self) -> None:
+        """Ends the process with all that it holds. Any thread may call it.
+
+        While an answer is awaited, `ask` raises OSError when the process has ended: before that it holds the lock of its
+        source.
+        """
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            # The process has ended already.
+            return
+
+    async def ask(self, face_id: int, not_before: float) -> CropAnswer:
+        """The answer of the process. OSError when it ends before it has answered."""
+        self.faces.add(face_id)
+        await asyncio.get_running_loop().sock_sendall(self._socket, REQUEST.pack(face_id, not_before))
+        outcome, next_request, size = ANSWER.unpack(await self._received(ANSWER.size))
+        if not 0 <= size <= _MOST_BYTES:
+            raise ConnectionError("an answer of another form")
+        return CropAnswer(CropOutcome(outcome), await self._received(size), next_request)
+
+    async def _received(self, size: int) -> bytes:
+        loop, content = asyncio.get_running_loop(), bytearray(size)
+        view, got = memoryview(content), 0
+        while got < size:
+            count = await loop.sock_recv_into(self._socket, view[got:])
+            if not count:
+                raise ConnectionError("the process has ended")
+            got += count
+        return bytes(content)
+
+
 class Crops:
     """The crops of one session. Use it inside one event loop, and close it there.
 
-    Each picture is fetched at most once, one at a time from each source, while no run reads that source and outside of
-    its cooldown. A source that fails is not asked again in this session.
+    Each picture is fetched at most once while its card is open, one at a time from each source. A source that fails is
+    not asked again in this session.
     """
 
     def __init__(self, engine: sa.Engine, settings: Settings, environment: Environment) -> None:
         self._engine = engine
-        self._settings = settings
-        self._environment = environment
-        self._stack = AsyncExitStack()
-        self._connectors: dict[str, Connector | SiteConnector] = {}
-        self._failed: dict[str, str] = {}
+        self._inputs = CropInputs(environment, settings)
+        self._template: CropTemplate | None = None
+        self._guard = threading.Lock()
+        self._channels: dict[str, _Channel] = {}
         self._locks: dict[str, asyncio.Lock] = {}
-        self._held: OrderedDict[int, bytes] = OrderedDict()
+        self._failed: dict[str, str] = {}
         self._missing: dict[int, str] = {}
+        # By source, the time of the monotonic clock before which another process must not ask it.
+        self._next_request: dict[str, float] = {}
+
+    def start(self) -> None:
+        """Starts the template process, so that the first crop need not wait for it."""
+        if self._template is None or not self._template.is_alive:
+            if self._template is not None:
+                self._template.close()
+            self._template = CropTemplate()
 
     async def aclose(self) -> None:
-        """Closes the connections and drops all crops."""
-        self._held.clear()
-        await self._stack.aclose()
+        """Ends all processes."""
+        with self._guard:
+            for channel in self._channels.values():
+                channel.end()
+            self._channels.clear()
+        if self._template is not None:
+            await asyncio.to_thread(self._template.close)
 
     async def crop(self, face_id: int, listed: Suppressions) -> bytes:
         """The crop of a face as PNG. Raises NoCropError."""
         origin = await asyncio.to_thread(self._origin, face_id, listed)
-        if origin.crop is not None:
-            return origin.crop
-        lock = self._locks.setdefault(origin.source, asyncio.Lock())
-        async with lock:
-            if face_id in self._held:
-                self._held.move_to_end(face_id)
-                return self._held[face_id]
-            if face_id in self._missing:
-                raise NoCropError(self._missing[face_id])
-            try:
-                crop = await self._made(origin)
-            except NoCropError as error:
-                self._missing[face_id] = str(error)
-                raise
-            self._held[face_id] = crop
-            while len(self._held) > _HELD:
-                self._held.popitem(last=False)
-            return crop
+        async with self._locks.setdefault(origin.source, asyncio.Lock()):
+            answer = await self._answer(origin.source, face_id)
+        if answer.outcome is CropOutcome.CROP:
+            return answer.content
+        text = answer.content.decode()
+        if answer.outcome is CropOutcome.NO_CROP:
+            self._missing[face_id] = text
+        elif answer.outcome is CropOutcome.SOURCE_FAILED:
+            self._failed[origin.source] = text
+        raise NoCropError(text)
 
     def forget(self, face_ids: set[int]) -> None:
-        """Drops the crops of a decision that is settled."""
-        for face_id in face_ids:
-            self._held.pop(face_id, None)
+        """Ends the processes that have made a crop of a decision that is settled. Any thread may call it."""
+        with self._guard:
+            for source, channel in list(self._channels.items()):
+                if channel.faces & face_ids:
+                    channel.end()
+                    del self._channels[source]
+
+    async def _answer(self, source: str, face_id: int) -> CropAnswer:
+        known = self._missing.get(face_id) or self._failed.get(source)
+        if known is not None:
+            raise NoCropError(known)
+        with self._guard:
+            channel = self._channels.get(source)
+            if channel is None:
+                self.start()
+                assert self._template is not None
+                channel = self._channels[source] = _Channel(self._template.fork(self._inputs))
+            channel.faces.add(face_id)
+        try:
+            answer = await channel.ask(face_id, self._next_request.get(source, 0.0))
+        except BaseException as error:
+            # After a cancelled request the channel would give the answer of another face.
+            channel.end()
+            with self._guard:
+                if self._channels.get(source) is channel:
+                    del self._channels[source]
+            if isinstance(error, OSError):
+                raise NoCropError("the process that makes the crop has ended; open the card again") from None
+            raise
+        self._next_request[source] = max(self._next_request.get(source, 0.0), answer.next_request)
+        return answer
 
     def _origin(self, face_id: int, listed: Suppressions) -> FaceOrigin:
         with reading(self._engine) as connection:
@@ -104,76 +171,3 @@ class Crops:
         if hidden:
             raise NoCropError("the suppression list covers this picture")
         return origin
-
-    async def _made(self, origin: FaceOrigin) -> bytes:
-        from stash_sense_pipeline.faces.extraction.align import norm_crop
-        from stash_sense_pipeline.faces.extraction.decode import DecodeLimits
-        from stash_sense_pipeline.faces.extraction.decode_process import ImageDecoder
-        from stash_sense_pipeline.faces.extraction.extract_face import encode_crop
-        from stash_sense_pipeline.faces.extraction.rejection_reasons import Rejected
-
-        limits = DecodeLimits()
-        data = await self._fetched(origin, limits.max_bytes)
-        if origin.sha256 is None or hashlib.sha256(data).hexdigest() != origin.sha256:
-            raise NoCropError("the picture has changed at its source")
-
-        def make() -> bytes:
-            image = ImageDecoder(limits).decode(data)
-            landmarks = np.frombuffer(origin.landmarks, dtype="<f4").reshape(5, 2)
-            return encode_crop(norm_crop(image.rgb, landmarks / image.reduction))
-
-        try:
-            return await asyncio.to_thread(make)
-        except (Rejected, ValueError):
-            raise NoCropError("the picture cannot be read any more") from None
-
-    async def _fetched(self, origin: FaceOrigin, max_bytes: int) -> bytes:
-        source = origin.source
-        if source in self._failed:
-            raise NoCropError(self._failed[source])
-
-        def busy(_: str) -> None:
-            raise NoCropError(f"a run reads {source} now; open the card again later")
-
-        try:
-            with source_lock(self._engine, source, busy):
-                check_cooldown(self._engine, source, datetime.now(UTC))
-                connector = await self._connector(source)
-                address, headers = connector.image_request(origin.url)
-                answer = await connector.client.get(
-                    address, headers=headers, max_bytes=max_bytes, may_retry=lambda: False
-                )
-                return answer.content
-        except SourceError as error:
-            # The text of the error may hold an address, which can name a person.
-            text = f"{source} did not send the picture ({error.outcome.value})"
-            if not error.outcome.is_answer:
-                self._failed[source] = text
-            raise NoCropError(text) from None
-        except ConfigurationError as error:
-            self._failed[source] = str(error)
-            raise NoCropError(str(error)) from None
-
-    async def _connector(self, source: str) -> Connector | SiteConnector:
-        if source not in self._connectors:
-            self._connectors[source] = await self._opened(source)
-        return self._connectors[source]
-
-    async def _opened(self, source: str) -> Connector | SiteConnector:
-        from stash_sense_pipeline.sources.reference_sites.site_connector import read_referers
-
-        problem = unusable(self._settings, self._environment, source)
-        if problem is not None:
-            raise ConfigurationError(problem)
-        settings = self._settings.source(source)
-        if not isinstance(settings, ReferenceSiteSettings):
-            return await self._stack.enter_async_context(
-                open_connector(self._settings, self._environment, source)
-            )
-        if not settings.fetch:
-            raise ConfigurationError(f"no request goes to {source} (fetch: false)")
-        connector = await self._stack.enter_async_context(
-            open_site_connector(self._settings, self._environment, settings)
-        )
-        connector.referers = await asyncio.to_thread(read_referers, self._engine, connector)
-        return connector

@@ -28,6 +28,7 @@ class FaultKind(StrEnum):
         "hang"  # no answer until `seconds` are over, the client disconnects or the server stops; then a 504
     )
     SLOW = "slow"  # the true answer, `seconds` late
+    HOLD = "hold"  # the true answer, once the rules are cleared
     CUT = "cut"  # the connection ends after `share` of the promised body
     BODY = (
         "body"  # `body` with `content_type` and status 200: a page in place of JSON, bytes that are no image
@@ -49,7 +50,8 @@ class Fault:
 
     It applies to requests to `box` (None: any) with a path that begins with `path` and a body or query string that
     contains `containing`. The first `skip` of them pass. Of the rest every `every`-th goes wrong, up to `times` (None:
-    without limit). `retry_after` (seconds or an HTTP date) and the `location` of a redirect are sent unchanged.
+    without limit). `retry_after` (seconds or an HTTP date) and the `location` of a redirect are sent unchanged. `held`
+    counts the requests that wait for an answer now.
     """
 
     kind: FaultKind
@@ -69,6 +71,8 @@ class Fault:
     rewrite: Callable[[Any], Any] | None = None
     seen: int = field(default=0, init=False)
     done: int = field(default=0, init=False)
+    held: int = field(default=0, init=False)
+    cleared: bool = field(default=False, init=False)
 
 
 @dataclass(slots=True)
@@ -109,8 +113,10 @@ class Traffic:
         return fault
 
     def clear_faults(self) -> None:
-        """Removes all rules."""
+        """Removes all rules. What they hold is answered."""
         with self._lock:
+            for fault in self._faults:
+                fault.cleared = True
             self._faults.clear()
 
     def requests(self, box: str | None = None, path: str = "/") -> list[RequestRecord]:
@@ -183,8 +189,12 @@ class FaultyServer:
             await self._act(fault, scope, body, receive, reply)
 
     async def _act(self, fault: Fault, scope: Scope, body: bytes, receive: Receive, reply: _Reply) -> None:
-        if fault.kind is FaultKind.HANG:
-            if await self._wait(fault.seconds, receive):
+        if fault.kind in (FaultKind.HANG, FaultKind.HOLD):
+            if not await self._wait(fault, receive):
+                return
+            if fault.kind is FaultKind.HOLD:
+                await self._app(scope, _replay(body, receive), reply)
+            else:
                 await reply.whole(504, _page(504))
             return
         if fault.kind is FaultKind.STATUS:
@@ -210,18 +220,22 @@ class FaultyServer:
             return
         await reply.whole(true.status, _altered(fault, true), true.headers)
 
-    async def _wait(self, seconds: float, receive: Receive) -> bool:
-        """Waits. True when the time is over and the client is still connected."""
+    async def _wait(self, fault: Fault, receive: Receive) -> bool:
+        """Waits as long as a rule says. True when the wait is over and the client is still connected."""
         left = asyncio.ensure_future(_disconnected(receive))
-        deadline = time.monotonic() + seconds
+        holds, deadline = fault.kind is FaultKind.HOLD, time.monotonic() + fault.seconds
+        fault.held += 1
         try:
-            while time.monotonic() < deadline and not self._traffic.stopping.is_set():
-                await asyncio.wait([left], timeout=min(0.05, seconds))
+            while not self._traffic.stopping.is_set():
+                if fault.cleared if holds else time.monotonic() >= deadline:
+                    return True
+                await asyncio.wait([left], timeout=min(0.05, fault.seconds))
                 if left.done():
                     return False
         finally:
+            fault.held -= 1
             left.cancel()
-        return not self._traffic.stopping.is_set()
+        return False
 
 
 class _Reply:

@@ -7,7 +7,6 @@ import socket
 import threading
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -26,15 +25,15 @@ from stash_sense_pipeline.sandbox.theporndb_server import ThePornDBServer, thepo
 from stash_sense_pipeline.sandbox.world import THEPORNDB, World
 
 _RATE_LIMIT = 12_000  # requests a minute: loopback needs no rate limit
-_START_TIMEOUT = 10.0
-_STOP_TIMEOUT = 10.0
+_START_TIMEOUT = 120.0  # seconds
+_STOP_TIMEOUT = 120.0
 
 
 class SandboxServers:
     """The servers of a world, one port each, all on one event loop in one background thread.
 
     Use it as a context manager, or call `start` and `stop`. `ports` fixes ports by source name; other servers get free
-    ports. `picture_directory` keeps rendered pictures between processes. `fast` executes the bulk queries of a stash-box
+    ports. `pictures` renders them, by default in memory only. `fast` executes the bulk queries of a stash-box
     without graphql-core's cost per field.
     """
 
@@ -44,12 +43,12 @@ class SandboxServers:
         *,
         ports: Mapping[str, int] | None = None,
         host: str = "127.0.0.1",
-        picture_directory: Path | None = None,
+        pictures: PictureStore | None = None,
         fast: bool = True,
     ) -> None:
         self.world = world
         self.traffic = Traffic()
-        self.pictures = PictureStore(picture_directory)
+        self.pictures = pictures or PictureStore()
         self._host = host
         self._fast = fast
         self._wanted_ports = dict(ports or {})

@@ -70,6 +70,7 @@ def _keys(settings: Settings, path: Path) -> Iterator[EffectiveSetting]:
     file = read_yaml(path) if path.exists() else YamlFile(path, {}, {})
     sections: list[tuple[tuple[str, ...], BaseModel, Mapping[str, Any]]] = [
         (("global",), settings.global_, {}),
+        (("faces",), settings.faces, {}),
         (("export",), settings.export, {}),
     ]
     sections += [

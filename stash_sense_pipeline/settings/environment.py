@@ -16,9 +16,7 @@ from pydantic import SecretStr
 from stash_sense_pipeline.foundation.errors import ConfigurationError
 from stash_sense_pipeline.foundation.files import sqlite_url
 from stash_sense_pipeline.settings.alert_address import is_alert_address
-from stash_sense_pipeline.settings.validation import (
-    COUNT,
-)
+from stash_sense_pipeline.settings.rules import COUNT
 
 ExecutorName = Literal["in_process", "docker", "k8s"]
 

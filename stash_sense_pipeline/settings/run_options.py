@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from stash_sense_pipeline.settings.validation import A_FLAG, COUNT
+from stash_sense_pipeline.settings.rules import A_FLAG, COUNT
 
 _NAMES = "names of sources"
 

@@ -108,11 +108,12 @@ def apply_overrides(settings: Settings, overrides: RunOverrides) -> Settings:
     if overrides.reference_mode is not None:
         mode = {"reference_mode": overrides.reference_mode}
         sites = {name: site.model_copy(update=mode) for name, site in sites.items()}
-    return Settings(
-        global_=settings.global_.model_copy(update=changes),
-        export=settings.export,
-        stash_boxes={name: _overridden(box, overrides) for name, box in settings.stash_boxes.items()},
-        reference_sites=sites,
+    return settings.model_copy(
+        update={
+            "global_": settings.global_.model_copy(update=changes),
+            "stash_boxes": {name: _overridden(box, overrides) for name, box in settings.stash_boxes.items()},
+            "reference_sites": sites,
+        }
     )
 
 

@@ -13,12 +13,8 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from stash_sense_pipeline.foundation.errors import ConfigurationError
 from stash_sense_pipeline.settings.known_sources import ENDPOINT_PRIORITY
-from stash_sense_pipeline.settings.validation import (
-    A_FLAG,
-    COUNT,
-    SettingsModel,
-    unknown_source,
-)
+from stash_sense_pipeline.settings.rules import A_FLAG, COUNT
+from stash_sense_pipeline.settings.validation import SettingsModel, unknown_source
 
 ReferenceMode = Literal["url", "name"]
 
@@ -153,11 +149,23 @@ class GlobalSettings(SettingsModel):
         default="", description="an address or mail box in plain ASCII of at most 200 characters"
     )
     keep_aligned_crops: bool = Field(default=False, description=A_FLAG)
+    second_pack: str = Field(
+        default="", description="the name or path of another model pack, or empty: no second pack"
+    )
     claimed_faces_a_night: int = Field(
         default=1000, ge=0, description="a whole number of images of each source of at least 0"
     )
     quality_filters: QualityFilters = Field(default=QualityFilters(), description="a mapping")
     mass_disappearance: MassDisappearance = Field(default=MassDisappearance(), description="a mapping")
+
+
+class FacesSettings(SettingsModel):
+    """What is computed from the picture of a face beside the face."""
+
+    tattoos: bool = Field(
+        default=False,
+        description=f"{A_FLAG}; true before a first build: later every picture must be fetched again",
+    )
 
 
 class IndexSettings(SettingsModel):
@@ -182,6 +190,9 @@ class GithubSettings(SettingsModel):
     )
     small_repository: Annotated[str, _matching(_NO_OR_A_REPOSITORY)] = Field(
         default="", description="owner/name of another repository, for the flavour small, or empty"
+    )
+    sense2_repository: Annotated[str, _matching(_NO_OR_A_REPOSITORY)] = Field(
+        default="", description="owner/name of another repository, for sense2 releases, or empty"
     )
     upload: bool = Field(
         default=False,
@@ -222,6 +233,12 @@ class ExportSettings(SettingsModel):
         description=f"{A_FLAG}; true forbids a release for neighbours beyond the sidecar's distance too",
     )
     max_shrink: float = Field(default=0.02, ge=0, le=1, description="a number from 0 to 1")
+    min_tattoo_coverage: float = Field(
+        default=0.9,
+        ge=0,
+        le=1,
+        description="a number from 0 to 1; below this share of searched people a release has no tattoos",
+    )
     flavours: Annotated[tuple[str, ...], _choices(FLAVOURS, needs=FLAVOURS[0])] = Field(
         default=FLAVOURS[:1],
         description=f"a list of {' and '.join(FLAVOURS)}, with {FLAVOURS[0]} in it; small: less than half of the bytes",
@@ -233,6 +250,10 @@ class ExportSettings(SettingsModel):
     endpoint_priority: Annotated[tuple[str, ...], BeforeValidator(_names_once)] = Field(
         default=ENDPOINT_PRIORITY,
         description="a list of stash-boxes, each once; a person of several has the id and the name of the first",
+    )
+    sense2: bool = Field(
+        default=False,
+        description=f"{A_FLAG}; true makes releases for stash-sense2 too, with the faces of global.second_pack",
     )
     cadence: CadenceSettings = Field(default=CadenceSettings(), description="a mapping")
     index: IndexSettings = Field(default=IndexSettings(), description="a mapping")
@@ -304,6 +325,7 @@ class Settings(SettingsModel):
     """All of sources.yaml. `global_` is its `global` section."""
 
     global_: GlobalSettings
+    faces: FacesSettings = Field(default=FacesSettings(), description="a mapping")
     export: ExportSettings = Field(default=ExportSettings(), description="a mapping")
     stash_boxes: Mapping[str, StashBoxSettings]
     reference_sites: Mapping[str, ReferenceSiteSettings]

@@ -15,6 +15,7 @@ from stash_sense_pipeline.settings.schema import (
     HOST_FORM,
     NAME_FORM,
     ExportSettings,
+    FacesSettings,
     GlobalSettings,
     ReferenceSiteSettings,
     Settings,
@@ -45,6 +46,7 @@ def load_settings(path: Path) -> Settings:
     global_ = _validate(
         file, GlobalSettings, ("global",), _mapping(file, ("global",), sections.get("global"))
     )
+    faces = _validate(file, FacesSettings, ("faces",), _mapping(file, ("faces",), sections.get("faces")))
     export = _validate(file, ExportSettings, ("export",), _mapping(file, ("export",), sections.get("export")))
     default_rate = (global_ or GlobalSettings()).default_rate_limit
     boxes = _mapping(file, ("stash_boxes",), sections.get("stash_boxes"))
@@ -62,16 +64,22 @@ def load_settings(path: Path) -> Settings:
     _check_hosts(file, stash_boxes.values())
     if export is not None:
         _check_export(file, export, boxes)
+        if export.sense2 and global_ is not None and not global_.second_pack:
+            text = (
+                "is true, but global.second_pack is empty; name the pack of its faces there, such as sense2"
+            )
+            file.complain(("export", "sense2"), text)
     file.raise_problems()
     return Settings(
         global_=global_ or GlobalSettings(),
+        faces=faces or FacesSettings(),
         export=export or ExportSettings(),
         stash_boxes=stash_boxes,
         reference_sites=reference_sites,
     )
 
 
-_SECTIONS = ("global", "export", "stash_boxes", "reference_sites")
+_SECTIONS = ("global", "faces", "export", "stash_boxes", "reference_sites")
 _M = TypeVar("_M", bound=SettingsModel)
 
 
@@ -154,16 +162,33 @@ def _check_export(file: YamlFile, export: ExportSettings, stash_boxes: Collectio
             ("export", "flavours"),
             "small is stored as e4m3, and by export.index.storage full is too; leave small out, or store float32",
         )
-    repository, other = export.github.repository, export.github.small_repository
-    path = ("export", "github", "small_repository")
-    if other and other.casefold() == repository.casefold():
-        line = file.line(("export", "github", "repository"))
-        text = f"{other} is the repository of the flavour full too, in line {line}; a repository has one zip"
-        file.complain(path, text)
-    elif other and not small:
-        file.complain(
-            path, "is set, but export.flavours has no small; add it there, or remove the repository"
-        )
+    _check_repositories(file, export, small)
+
+
+def _check_repositories(file: YamlFile, export: ExportSettings, small: bool) -> None:
+    """Complains about a repository of two kinds of releases, and about one of a kind that is not made."""
+    github, taken = export.github, dict[str, str]()
+    for key, repository, missing in (
+        ("repository", github.repository, None),
+        (
+            "small_repository",
+            github.small_repository,
+            None if small else "export.flavours has no small; add it there",
+        ),
+        (
+            "sense2_repository",
+            github.sense2_repository,
+            None if export.sense2 else "export.sense2 is false; set it to true",
+        ),
+    ):
+        path = ("export", "github", key)
+        other = taken.setdefault(repository.casefold(), key) if repository else key
+        if other != key:
+            line = file.line(("export", "github", other))
+            text = f"{repository} is {other} too, in line {line}; each kind of release needs a repository of its own"
+            file.complain(path, text)
+        elif repository and missing:
+            file.complain(path, f"is set, but {missing}, or remove the repository")
 
 
 def _host_of(url: Any) -> str | None:

@@ -8,11 +8,6 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-A_FLAG = "true or false"
-
-
-COUNT = "a whole number of at least 1"
-
 
 class SettingsModel(BaseModel):
     """Base of the models of settings: frozen, strict, and without unknown keys."""

@@ -29,25 +29,25 @@ class Poll:
     problem: str | None
 
 
-async def poll_sources(settings: Settings, environment: Environment, names: Sequence[str]) -> list[Poll]:
-    """Polls all sources concurrently, each for at most 5 s. The Poll of a source that fails has its problem."""
-    return await asyncio.gather(*(_poll(settings, environment, name) for name in names))
+async def poll_sources(
+    settings: Settings, environment: Environment, names: Sequence[str], seconds: float = _SECONDS_A_SOURCE
+) -> list[Poll]:
+    """Polls all sources concurrently, each for at most `seconds`. The Poll of a source that fails has its problem."""
+    return await asyncio.gather(*(_poll(settings, environment, name, seconds) for name in names))
 
 
-async def _poll(settings: Settings, environment: Environment, name: str) -> Poll:
+async def _poll(settings: Settings, environment: Environment, name: str, seconds: float) -> Poll:
     from stash_sense_pipeline.sources.http.retry_policy import RetryPolicy
 
-    hurried = RetryPolicy(
-        attempts=1, connect=_SECONDS_A_SOURCE, read=_SECONDS_A_SOURCE, total=_SECONDS_A_SOURCE
-    )
+    hurried = RetryPolicy(attempts=1, connect=seconds, read=seconds, total=seconds)
     try:
         async with (
-            asyncio.timeout(_SECONDS_A_SOURCE),
+            asyncio.timeout(seconds),
             open_connector(settings, environment, name, hurried) as connector,
         ):
             return Poll(name, await change_token(connector), None)
     except TimeoutError:
-        return Poll(name, None, f"{name}: no answer within {_SECONDS_A_SOURCE:.0f} s")
+        return Poll(name, None, f"{name}: no answer within {seconds:g} s")
     except (SourceError, ConfigurationError) as error:
         return Poll(name, None, str(error))
 

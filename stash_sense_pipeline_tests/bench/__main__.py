@@ -7,34 +7,38 @@ Each part runs in a process of its own: memory that another part took, and what 
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 
 from stash_sense_pipeline_tests.bench import (
+    bootstrap,
     definitions,
-    demo,
     faces,
     identity,
     operations,
     privacy,
     release,
+    sense2,
     sites,
     sync,
+    tattoos,
 )
-from stash_sense_pipeline_tests.bench.table import Row, lines
+from stash_sense_pipeline_tests.bench.table import PartTime, Row, lines, time_lines
 
 _MODULES: Mapping[str, Mapping[str, Callable[[], Iterator[Row]]]] = {
+    "bootstrap": bootstrap.PARTS,
     "definitions": {"": definitions.rows},
-    "demo": {"": demo.rows},
     "sync": {"": sync.rows},
-    "faces": faces.PARTS,
+    "faces": {**faces.PARTS, **tattoos.PARTS},
     "identity": identity.PARTS,
     "operations": operations.PARTS,
     "privacy": privacy.PARTS,
     "sites": {"": sites.rows},
-    "release": release.PARTS,
+    "release": {**release.PARTS, **sense2.PARTS},
 }
 PARTS = {
     f"{module}.{part}" if part else module: rows
@@ -42,13 +46,16 @@ PARTS = {
     for part, rows in parts.items()
 }
 # Half an hour and more each, so they run only when they are named.
-LONG = ("privacy.publish", "release.large")
+LONG = ("bootstrap.large", "privacy.publish", "release.large", "release.sense2_large")
 QUICK = ("definitions", "sites", "identity.graph", "faces.embedding", "release.index", "release.exact")
 _ONE = "--one"
 
 
 def main(arguments: list[str]) -> int:
-    """Prints the table. Returns 1 when a bound is missed or a part fails, 2 for an unknown name."""
+    """Prints the table, and the time that each part took.
+
+    Returns 1 when a bound is missed or a part fails, 2 for an unknown name.
+    """
     if arguments[:1] == [_ONE]:
         return _measure(arguments[1])
     names = list(QUICK) if arguments == ["--quick"] else arguments
@@ -57,14 +64,20 @@ def main(arguments: list[str]) -> int:
         print(f"no benchmark {unknown[0]}; there are {', '.join({**_MODULES, **PARTS})}", file=sys.stderr)
         return 2
     failed: list[str] = []
+    times: list[PartTime] = []
 
     def measured() -> Iterator[Row]:
         for part in _parts(names):
+            begun, processor = time.monotonic(), _processor_time()
             for row in _measured_alone(part, failed):
                 failed.extend([] if row.kept else [row.name])
                 yield row
+            times.append(PartTime(part, time.monotonic() - begun, _processor_time() - processor))
 
     for line in lines(measured()):
+        print(line, flush=True)
+    print()
+    for line in time_lines(times):
         print(line, flush=True)
     return 1 if failed else 0
 
@@ -90,6 +103,12 @@ def _measured_alone(part: str, failed: list[str]) -> Iterator[Row]:
     if process.returncode:
         print(f"the benchmark {part} ended with exit code {process.returncode}", file=sys.stderr)
         failed.append(part)
+
+
+def _processor_time() -> float:
+    """The processor time in seconds of all child processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _measure(part: str) -> int:

@@ -26,10 +26,15 @@ import numpy as np
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.engine import open_catalog
-from stash_sense_pipeline.catalog.schema import aligned_crops, embeddings, faces
+from stash_sense_pipeline.catalog.schema import (
+    aligned_crops,
+    embeddings,
+    faces,
+)
 from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.faces.collect import CollectReport, collect_faces
 from stash_sense_pipeline.faces.collection.image_fetcher import ImageClient
+from stash_sense_pipeline.faces.crop_embedding import EmbeddingRules
 from stash_sense_pipeline.faces.embed_waiting import embed_waiting
 from stash_sense_pipeline.faces.extraction.decode import DecodeLimits
 from stash_sense_pipeline.faces.extraction.extract_face import FaceExtractor, decode_crop
@@ -39,7 +44,12 @@ from stash_sense_pipeline.faces.models.model_packs import ModelPack, load_pack
 from stash_sense_pipeline.privacy.suppression.suppression_list import NO_SUPPRESSIONS
 from stash_sense_pipeline.settings.schema import GlobalSettings
 from stash_sense_pipeline_tests.bench.table import Row
-from stash_sense_pipeline_tests.faces.nets import describe_pack, marker_detector, picture, random_embedder
+from stash_sense_pipeline_tests.faces.nets import (
+    describe_pack,
+    marker_detector,
+    picture,
+    random_embedder,
+)
 from stash_sense_pipeline_tests.faces.world import (
     ImageServer,
     box,
@@ -51,20 +61,20 @@ from stash_sense_pipeline_tests.faces.world import (
 _PICTURES = 40
 _LATENCY = 0.1
 _UNLIMITED = 600_000.0
-_PROCESSES = multiprocessing.get_context("spawn")
+PROCESSES = multiprocessing.get_context("spawn")
 
 
 def limit() -> Iterator[Row]:
     """The share of the rate limit that is used, alone and while another process embeds."""
-    with _home() as (home, pack), _served(_LATENCY) as server:
-        _collect(home, server, pack, 40)
+    with home_with_pack() as (home, pack), served(_LATENCY) as server:
+        collect(home, server, pack, 40)
         for rate, images in ((4, 60), (40, 800)):
-            kept = images / rate / _collect(home, server, pack, images, rate).seconds
-            yield _row(f"{rate} images/s at 100 ms: share of the limit", kept, 0.95)
+            kept = images / rate / collect(home, server, pack, images, rate).seconds
+            yield ratio_row(f"{rate} images/s at 100 ms: share of the limit", kept, 0.95)
         (home / "beside").mkdir()
         with _embedding(home / "catalog.db", pack):
-            kept = 60 / 4 / _collect(home / "beside", server, pack, 60, 4).seconds
-        yield _row("4 images/s while embedding: share of the limit", kept, 0.95)
+            kept = 60 / 4 / collect(home / "beside", server, pack, 60, 4).seconds
+        yield ratio_row("4 images/s while embedding: share of the limit", kept, 0.95)
 
 
 def predecessor() -> Iterator[Row]:
@@ -72,22 +82,22 @@ def predecessor() -> Iterator[Row]:
 
     The predecessor also embeds and saves each image in between, which this loop leaves out.
     """
-    with _home() as (home, pack), _served(_LATENCY) as server:
-        _collect(home, server, pack, 40)
+    with home_with_pack() as (home, pack), served(_LATENCY) as server:
+        collect(home, server, pack, 40)
         sequential = _one_after_another(server, pack, 40)
-        ours = 600 / _collect(home, server, pack, 600).seconds
-        yield _row("collecting, times one image after another", ours / sequential, 8)
+        ours = 600 / collect(home, server, pack, 600).seconds
+        yield ratio_row("collecting, times one image after another", ours / sequential, 8)
 
 
 def compute() -> Iterator[Row]:
     """An unlimited server against a bare loop over the same networks: to the vectors, and to the crops alone."""
-    with _home() as (home, pack), _served(0) as server:
-        _collect(home, server, pack, 100)
-        made = _fastest(_embed(home / "catalog.db", pack) for _ in range(2))
-        cut = _fastest((_bare(pack, 600), _collect(home, server, pack, 600).seconds / 600) for _ in range(2))
+    with home_with_pack() as (home, pack), served(0) as server:
+        collect(home, server, pack, 100)
+        made = fastest(_embed(home / "catalog.db", pack) for _ in range(2))
+        cut = fastest((_bare(pack, 600), collect(home, server, pack, 600).seconds / 600) for _ in range(2))
         yield Row("faces: collecting and embedding, unlimited server", 1 / (cut[1] + made[1]), "img/s")
         ratio = (cut[0] + made[0]) / (cut[1] + made[1])
-        yield _row("collecting and embedding / bare loop", ratio, 0.9)
+        yield ratio_row("collecting and embedding / bare loop", ratio, 0.9)
         yield Row("faces: collecting alone, beside its server / bare loop", cut[0] / cut[1], "x")
 
 
@@ -97,16 +107,16 @@ def embedding() -> Iterator[Row]:
     Networks of the real size would take an hour. The cost of catalog and batches is measured with tiny networks over all
     crops, and compared with the cost of the real networks a face.
     """
-    with _home() as (home, pack), _served(0) as server:
-        _collect(home, server, pack, 100)
-        true, ours = _fastest(_embed(home / "catalog.db", pack) for _ in range(2))
+    with home_with_pack() as (home, pack), served(0) as server:
+        collect(home, server, pack, 100)
+        true, ours = fastest(_embed(home / "catalog.db", pack) for _ in range(2))
         yield Row("faces: embedding", 1 / ours, "face/s")
-        yield _row("embedding 100 crops / bare loop", true / ours, 0.95)
+        yield ratio_row("embedding 100 crops / bare loop", true / ours, 0.95)
         tiny = _pack(home / "tiny", widths=((2, 2, 4), (2, 2, 4)))
         _multiply_crops(home / "catalog.db", 20_000)
         bare, ours = _embed(home / "catalog.db", tiny)
         yield Row("faces: embedding 20,000 crops, beside the networks", max(0.0, ours - bare) * 1e3, "ms")
-        yield _row("embedding 20,000 crops / bare loop", true / (true + max(0.0, ours - bare)), 0.95)
+        yield ratio_row("embedding 20,000 crops / bare loop", true / (true + max(0.0, ours - bare)), 0.95)
 
 
 def memory() -> Iterator[Row]:
@@ -115,11 +125,11 @@ def memory() -> Iterator[Row]:
     Over HTTP and with a detector of the real size the long queue would take half an hour. Its files come from inside the
     process, and a tiny detector searches them. The short queue runs in the same way too, for comparison.
     """
-    with _home() as (home, pack), _served(0) as server:
+    with home_with_pack() as (home, pack), served(0) as server:
         peak = _in_a_process(_peak_of, home, server.port, pack.directory, 1000)
         yield Row("faces: peak memory with 1,000 images", peak, "MiB", 1024)
         tiny = _pack(home / "tiny", widths=((2, 2, 4), (2, 2, 4)), ballast=0, input_size=320)
-        for images in (1000, 50_000):
+        for images in (1000, 20_000):
             peak = _in_a_process(_peak_of, home, None, tiny.directory, images)
             yield Row(f"faces: peak memory with {images:,} images, tiny nets", peak, "MiB", 1024)
 
@@ -133,18 +143,18 @@ PARTS: Mapping[str, Callable[[], Iterator[Row]]] = {
 }
 
 
-def _fastest(pairs: Iterable[tuple[float, float]]) -> tuple[float, float]:
+def fastest(pairs: Iterable[tuple[float, float]]) -> tuple[float, float]:
     """The least of the first and of the second numbers: the measurements with the least disturbance."""
     firsts, seconds = zip(*pairs, strict=True)
     return min(firsts), min(seconds)
 
 
-def _row(name: str, value: float, at_least: float) -> Row:
+def ratio_row(name: str, value: float, at_least: float) -> Row:
     return Row(f"faces: {name}", value, "x", at_least, at_least=True)
 
 
 @contextmanager
-def _home() -> Iterator[tuple[Path, ModelPack]]:
+def home_with_pack() -> Iterator[tuple[Path, ModelPack]]:
     with tempfile.TemporaryDirectory() as name:
         yield Path(name), _pack(Path(name) / "pack")
 
@@ -173,15 +183,15 @@ def _pictures(side: int = 640) -> list[bytes]:
 
 def _body(pictures: list[bytes], number: int) -> bytes:
     """JPEG files that all differ, at least in the bytes after the image."""
-    return pictures[number % _PICTURES] + number.to_bytes(4, "big")
+    return pictures[number % len(pictures)] + number.to_bytes(4, "big")
 
 
 class _AnyNumber(dict[str, bytes]):
     """The file of `i<number>`, made on request."""
 
-    def __init__(self, side: int = 640) -> None:
+    def __init__(self, pictures: list[bytes]) -> None:
         super().__init__()
-        self._pictures = _pictures(side)
+        self._pictures = pictures
 
     def __contains__(self, image_id: object) -> bool:
         return True
@@ -194,7 +204,7 @@ class _FromHere:
     """An ImageClient without a network. It returns small files that all differ."""
 
     def __init__(self) -> None:
-        self._bodies = _AnyNumber(side=320)
+        self._bodies = _AnyNumber(_pictures(side=320))
 
     async def get(
         self, url: str, *, headers: Mapping[str, str], max_bytes: int, may_retry: Callable[[], bool]
@@ -202,20 +212,20 @@ class _FromHere:
         return SimpleNamespace(content=self._bodies.get(url.split("?")[0].rsplit("/", 1)[-1]))
 
 
-def _serve(latency: float, port: Any) -> None:
+def _serve(latency: float, pictures: list[bytes], port: Any) -> None:
     server = ImageServer()
     server.latency = latency
-    server.bodies = _AnyNumber()
+    server.bodies = _AnyNumber(pictures)
     with server.running():
         port.send(server.port)
         port.recv()
 
 
 @contextmanager
-def _served(latency: float) -> Iterator[ImageServer]:
-    """An image server in its own process."""
-    ours, theirs = _PROCESSES.Pipe()
-    process = _PROCESSES.Process(target=_serve, args=(latency, theirs))
+def served(latency: float, pictures: list[bytes] | None = None) -> Iterator[ImageServer]:
+    """An image server in its own process. It serves `pictures` in turn."""
+    ours, theirs = PROCESSES.Pipe()
+    process = PROCESSES.Process(target=_serve, args=(latency, pictures or _pictures(), theirs))
     process.start()
     try:
         server = ImageServer()
@@ -226,7 +236,7 @@ def _served(latency: float) -> Iterator[ImageServer]:
         process.join()
 
 
-def _collect(
+def collect(
     home: Path,
     server: ImageServer,
     pack: ModelPack,
@@ -279,14 +289,14 @@ def _peak_of(home: Path, port: int | None, pack_directory: Path, images: int) ->
     server = ImageServer()
     server.port = port or 1
     pack = load_pack(str(pack_directory), pack_directory)
-    _collect(home, server, pack, images, client=None if port else _FromHere())
+    collect(home, server, pack, images, client=None if port else _FromHere())
     # Not getrusage: its maximum includes that of the parent process at the fork.
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 def _in_a_process(work: Callable[..., float], *arguments: Any) -> float:
-    with ProcessPoolExecutor(1, mp_context=_PROCESSES) as pool:
+    with ProcessPoolExecutor(1, mp_context=PROCESSES) as pool:
         return pool.submit(work, *arguments).result()
 
 
@@ -330,7 +340,7 @@ def _embed(catalog: Path, pack: ModelPack) -> tuple[float, float]:
         with Embedder(name, spec, threads=2) as embedder:
             embedder.embed(crops, flip_averaging=True)
     bare = time.perf_counter() - started
-    ours = embed_waiting(engine, "boxed", pack, keep_crops=True, threads=2)
+    ours = embed_waiting(engine, "boxed", pack, EmbeddingRules(keep_crops=True, threads=2))
     assert ours.embedded == len(pngs)
     with engine.begin() as connection:
         connection.execute(sa.delete(embeddings))
@@ -350,7 +360,7 @@ def _embed_for_ever(catalog: Path, pack_directory: Path) -> None:
 @contextmanager
 def _embedding(catalog: Path, pack: ModelPack) -> Iterator[None]:
     """Embedding runs in another process, as the face_embeddings step does."""
-    process = _PROCESSES.Process(target=_embed_for_ever, args=(catalog, pack.directory), daemon=True)
+    process = PROCESSES.Process(target=_embed_for_ever, args=(catalog, pack.directory), daemon=True)
     process.start()
     time.sleep(3)
     try:

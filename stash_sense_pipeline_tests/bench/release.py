@@ -29,6 +29,7 @@ from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.release.build.face_order import (
     FaceOrder,
     ReleaseVectors,
+    load_unit_vectors,
     read_face_order,
     read_unit_vectors,
 )
@@ -58,10 +59,10 @@ from stash_sense_pipeline.release.spec import Limits
 from stash_sense_pipeline_tests.bench.index_corner import PHOTOS_EACH, manifold
 from stash_sense_pipeline_tests.bench.release_catalog import fill
 from stash_sense_pipeline_tests.bench.table import Row
-from stash_sense_pipeline_tests.release.worlds import HOSTS, SPEC
+from stash_sense_pipeline_tests.release.worlds import SPEC
 
 FACES = 100_000
-_INDEXED = 5_000
+_INDEXED = 20_000
 _MEASURED = 20_000
 _TURNS = 4
 _QUERIES = 1_000
@@ -87,9 +88,9 @@ _SMALLER, _SMALL = 100_000, 40_000
 # with small blocks.
 _SMALL_BLOCK = 1_024
 
-# The exact search and the steps that only it needs. All other steps of a publish are "the rest".
+# The exact search and the steps that only it needs, beside the reading of the vectors. All other steps of a publish are
+# "the rest".
 _EXACT = (
-    ("release_input", "read_unit_vectors"),
     ("checks.quality_gate", "load_index"),
     ("checks.quality_gate", "ask_index"),
     ("checks.quality_gate", "index_recall"),
@@ -111,6 +112,13 @@ def _timed(work: Callable[[], object]) -> float:
     begun = time.monotonic()
     work()
     return time.monotonic() - begun
+
+
+def _processor_time(work: Callable[[], object]) -> float:
+    """The processor time of work that takes minutes, so that it cannot be repeated until the machine is quiet."""
+    begun = time.process_time()
+    work()
+    return time.process_time() - begun
 
 
 def _index_rows() -> Iterator[Row]:
@@ -139,7 +147,7 @@ def _index_row(data: Path) -> Row:
 
     ours, theirs = [], []
     # In turns, so that other work on the machine affects both.
-    for _ in range(_TURNS):
+    for _ in range(2):
         ours.append(_timed(lambda: build_index(engine, IndexTask("facenet", params), data / "a.voy")))
         theirs.append(_timed(bare))
     engine.dispose()
@@ -198,10 +206,10 @@ def _ladder_rows() -> Iterator[Row]:
         engine = fill(data / "catalog.db", _MEASURED)
         fixed, chosen = open_staging(data, "fixed"), open_staging(data, "chosen")
         tasks = [IndexTask(model, _EARLIER_INDEX) for model in REQUIRED_MODELS]
-        earlier = _timed(lambda: stage_indices(engine, tasks, fixed))
+        earlier = _processor_time(lambda: stage_indices(engine, tasks, fixed))
         begun = IndexPlan(REQUIRED_MODELS, (Flavour.FULL,), IndexParams(), True, 0.999)
-        plan = plan_indices(begun, None, None)
-        ours = _timed(lambda: stage_chosen_indices(engine, plan, chosen))
+        plan = plan_indices(begun, None, None, _MEASURED)
+        ours = _processor_time(lambda: stage_chosen_indices(engine, plan, chosen))
         with reading(engine) as connection:
             vectors = read_unit_vectors(connection, read_face_order(connection), REQUIRED_MODELS)
         engine.dispose()
@@ -236,11 +244,13 @@ def _rest_rows() -> Iterator[Row]:
         staging = open_staging(data, "next")
         stage_indices(engine, [IndexTask(model, _QUICK_INDEX) for model in SPEC.models], staging)
         with _watched([*_EXACT, *_STEPS]) as seconds:
-            database = _timed(lambda: stage_performers_db(engine, staging, HOSTS))
+            database = _timed(lambda: stage_performers_db(engine, staging, SPEC.database))
             published = _timed(lambda: publish_staged(engine, data, staging, _QUICK_SPEC, _DAY))
+        # Once more, because the exact search needs them too.
+        vectors = _timed(lambda: load_unit_vectors(engine, SPEC.models))
         engine.dispose()
     exact = sum(seconds[name] for _, name in _EXACT)
-    proof = seconds["prove_release"] - (exact - seconds["read_unit_vectors"])
+    proof = seconds["prove_release"] - exact
     yield Row(f"release: performers.db of {FACES:,} faces", database, "s")
     yield Row(
         "release: JSON files and manifest", seconds["write_json_files"] + seconds["write_manifest"], "s"
@@ -248,8 +258,9 @@ def _rest_rows() -> Iterator[Row]:
     yield Row("release: verification", seconds["verify_release"] + seconds["check_suppressed"], "s")
     yield Row("release: other checks against the catalog", proof, "s")
     yield Row("release: report and zip side by side, moves", seconds["promote_release"], "s")
-    yield Row("release: vectors read once, for digest and exact search", seconds["read_unit_vectors"], "s")
-    yield Row("release: all but graphs and exact search", database + published - exact, "s", 15.0)
+    yield Row("release: vectors read once, for digest and exact search", vectors, "s")
+    rest = database + published - exact - vectors
+    yield Row("release: all but graphs and exact search", rest, "s", 15.0)
 
 
 @contextmanager

@@ -36,11 +36,16 @@ def fill(path: Path, faces: int, people_with_one: bool = False) -> sa.Engine:
     return engine
 
 
+def _source_id(number: int) -> str:
+    """An id in the format of stash-box."""
+    return f"00000000-0000-4000-8000-{number:012d}"
+
+
 def _people(count: int) -> Rows:
     rows: Rows = {"identities": [{"performer_id": number + 1, "created_at": _AT} for number in range(count)]}
     for number in range(count):
         for source in ("stashdb", "fansdb") if number % 2 else ("stashdb",):
-            key = {"source": source, "source_id": f"{source}-{number:07d}"}
+            key = {"source": source, "source_id": _source_id(number)}
             fields = {"name": f"Person {number}", "country": "NZ", "birth_date": "1990-01-02"}
             add_rows(rows, record_rows(**key, performer_id=number + 1, at=_AT, **fields))
             aliases = [{**key, "alias": f"Alias {number} {source} {other}"} for other in range(3)]
@@ -59,7 +64,7 @@ def _faces(
             face_id=number + 1,
             performer_id=performer + 1,
             source="stashdb",
-            source_id=f"stashdb-{performer:07d}",
+            source_id=_source_id(performer),
             rank=int(rank[place]),
             image_id=f"image-{number}",
             url=f"https://stashdb.org/images/{number}",

@@ -21,7 +21,7 @@ _REPEAT = 20
 
 
 def rows() -> Iterator[Row]:
-    """The pace of the slowest and the fastest of ten sites, relative to the pace allowed; peak memory; parsing time.
+    """The pace of the slowest of ten sites, relative to the pace allowed; the lead of the fastest; memory; parsing time.
 
     One process reads all ten sites. The parsing time is that of the slowest site for a page of 200 kB.
     """
@@ -42,16 +42,19 @@ def rows() -> Iterator[Row]:
                 capture_output=True,
                 text=True,
             ).stdout
-        paces = []
+        paces, ahead = [], []
         for name in addresses:
             arrived = [
                 entry.arrived for entry in servers.traffic.requests(name) if entry.path != "/robots.txt"
             ]
             if len(arrived) > 1:
-                paces.append((len(arrived) - 1) / ((arrived[-1] - arrived[0]) * _RATE / 60))
+                allowed = (arrived[-1] - arrived[0]) * _RATE / 60
+                paces.append((len(arrived) - 1) / allowed)
+                ahead.append(len(arrived) - 1 - allowed)
     yield Row("sites: slowest of ten against its pace", min(paces), "x", 0.95, at_least=True)
-    # The limiter sends no request early. A request after a delayed one can arrive with less than the interval between.
-    yield Row("sites: fastest of ten against its pace", max(paces), "x", 1.0)
+    # A crawl that keeps its pace needs an interval for each request after the first. The first request opens the connection
+    # and may arrive late, by milliseconds of the interval of 100. A request too many is a whole interval.
+    yield Row("sites: requests ahead of the pace, fastest of ten", max(ahead), "", 0.5)
     yield Row("sites: peak memory of ten in parallel", float(said.split()[-1]), "MB", 300)
     yield Row("sites: reading a page of 200 kB, slowest site", max(_reading()), "ms", 100)
 
@@ -84,7 +87,7 @@ def _letters(number: int) -> str:
 
 
 def _reading() -> Iterator[float]:
-    """Milliseconds a page for each site, the median of several readings."""
+    """Milliseconds of processor time a page for each site, the median of several readings."""
     from stash_sense_pipeline_tests.sources.test_sites import (
         HTML_SITES,
         SITES,
@@ -106,9 +109,9 @@ def _reading() -> Iterator[float]:
         assert found is not None
         times = []
         for _ in range(_REPEAT):
-            begin = time.perf_counter()
+            begin = time.process_time()
             SITES[name].read(page_of(site, text, site.url(page)), found.key.key)
-            times.append(1000 * (time.perf_counter() - begin))
+            times.append(1000 * (time.process_time() - begin))
         yield statistics.median(times)
 
 
@@ -121,6 +124,7 @@ def _enrich_all(directory: Path, addresses: dict[str, str]) -> None:
     from stash_sense_pipeline.records.performer_record import PerformerRecord
     from stash_sense_pipeline.sources.http.polite_client import PoliteClient
     from stash_sense_pipeline.sources.http.robots import Robots
+    from stash_sense_pipeline.sources.ingest_context import IngestContext
     from stash_sense_pipeline.sources.reference_sites.enrich import enrich_source
     from stash_sense_pipeline.sources.reference_sites.page_fetcher import PlainFetcher
     from stash_sense_pipeline.sources.reference_sites.site_connector import SiteConnector
@@ -148,7 +152,8 @@ def _enrich_all(directory: Path, addresses: dict[str, str]) -> None:
         settings = site_settings(name, url, rate_limit=_RATE)
         async with PoliteClient(name, url, rate=_RATE, gate=Robots(name), one_at_a_time=True) as client:
             connector = SiteConnector(settings, client, PlainFetcher(client))
-            await enrich_source(engine, settings, {"stashdb": "stashdb.org"}, connector, NO_SUPPRESSIONS)
+            context = IngestContext(engine, NO_SUPPRESSIONS)
+            await enrich_source(context, settings, {"stashdb": "stashdb.org"}, connector)
 
     with ThreadPoolExecutor(len(addresses)) as pool:
         list(pool.map(lambda each: asyncio.run(enrich(*each)), addresses.items()))

@@ -1,8 +1,8 @@
-"""A row of the table of benchmarks, and how the table is printed."""
+"""The rows of the table of benchmarks, the time of each part, and how both are printed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 
@@ -32,3 +32,20 @@ def lines(rows: Iterable[Row]) -> Iterator[str]:
         verdict = "" if row.kept else "  MISSED"
         bound = "" if row.bound is None else f"{sign} {row.bound:>6.2f} {row.unit:<3}"
         yield f"{row.name:<58} {row.value:>8.2f} {row.unit:<6} {bound}{verdict}".rstrip()
+
+
+@dataclass(frozen=True)
+class PartTime:
+    """How long a part took, in seconds, and the processor time of it and its child processes."""
+
+    part: str
+    seconds: float
+    processor: float
+
+
+def time_lines(times: Sequence[PartTime]) -> Iterator[str]:
+    """The lines of the table of times, with the sum in the last one."""
+    yield f"{'part':<28} {'seconds':>8} {'processor':>10}"
+    total = PartTime("all", sum(each.seconds for each in times), sum(each.processor for each in times))
+    for each in (*times, total):
+        yield f"{each.part:<28} {each.seconds:>8.0f} {each.processor:>10.0f}"

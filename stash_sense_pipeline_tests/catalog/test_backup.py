@@ -64,6 +64,7 @@ def content(engine: sa.Engine) -> dict[str, list[Any]]:
         }
 
 
+@pytest.mark.slow
 def test_a_restored_catalog_equals_the_original_and_ids_are_not_used_again(
     any_catalog: sa.Engine, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -86,6 +87,7 @@ def test_a_restored_catalog_equals_the_original_and_ids_are_not_used_again(
     restored.dispose()
 
 
+@pytest.mark.slow
 @pytest.mark.postgres
 def test_a_backup_moves_a_catalog_from_sqlite_to_postgresql(
     catalog: sa.Engine, postgres_database: str, tmp_path: Path
@@ -103,6 +105,7 @@ def test_a_backup_moves_a_catalog_from_sqlite_to_postgresql(
     restored.dispose()
 
 
+@pytest.mark.slow
 def test_a_backup_holds_one_snapshot_while_others_write(any_catalog: sa.Engine, tmp_path: Path) -> None:
     """A writer adds a record with image, face and crop in each transaction: a backup has all four or none."""
     fill(any_catalog, 1)
@@ -157,6 +160,7 @@ def test_existing_files_and_catalogs_are_not_overwritten(catalog: sa.Engine, tmp
     assert (tmp_path / "sources.yaml").read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_a_suppression_list_that_is_newer_than_the_backup_stays(catalog: sa.Engine, tmp_path: Path) -> None:
     fill(catalog)
     key, now_listed = tmp_path / "suppression.key", tmp_path / "suppressions.yaml"

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from stash_sense_pipeline.catalog.backup import RestoreTarget, restore_backup, write_backup
 from stash_sense_pipeline.foundation.errors import CatalogError, StashSenseError
+from stash_sense_pipeline_tests.catalog_copies import new_catalog
 from stash_sense_pipeline_tests.databases import extras, statements
 from stash_sense_pipeline_tests.zips import Archive, Entry
 
@@ -26,14 +27,15 @@ from .test_backup import NOW, fill
 Parts = dict[str, bytes]
 
 
-@pytest.fixture
-def made(catalog: sa.Engine, tmp_path: Path) -> Path:
-    """A backup with a catalog and the suppression key."""
-    fill(catalog)
-    key = tmp_path / "suppression.key"
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A backup with a catalog and the suppression key. No test changes it."""
+    directory = tmp_path_factory.mktemp("made")
+    catalog = new_catalog(directory / "catalog.db", fill)
+    key = directory / "suppression.key"
     key.write_bytes(b"secret")
-    path = write_backup(catalog, {"suppression.key": key}, tmp_path / "b.zip", NOW).path
-    key.unlink()
+    path = write_backup(catalog, {"suppression.key": key}, directory / "b.zip", NOW).path
+    catalog.dispose()
     return path
 
 
@@ -60,10 +62,10 @@ def digests(files: Parts) -> dict[str, str]:
 def refused(path: Path, tmp_path: Path, files: dict[str, Path] | None = None) -> str:
     """The error text when a backup is refused. Checks that nothing was restored."""
     places = {"suppression.key": tmp_path / "new.key"} if files is None else files
-    begun = time.monotonic()
+    begun = time.process_time()
     with pytest.raises(StashSenseError) as caught:
         restore_backup(path, RestoreTarget(f"sqlite:///{tmp_path / 'new.db'}", places))
-    assert time.monotonic() - begun < 20
+    assert time.process_time() - begun < 20, "seconds of a processor"
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "new.key").exists()
     return str(caught.value)
@@ -118,6 +120,7 @@ PARTS: dict[str, Callable[[Parts], Parts]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PARTS)
 def test_parts_that_no_backup_has_are_one_line(made: Path, tmp_path: Path, name: str) -> None:
     refused(write(tmp_path / "x.zip", PARTS[name](parts_of(made))), tmp_path)
@@ -153,6 +156,7 @@ VALUES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VALUES)
 def test_values_that_no_catalog_has_are_one_line_or_restored(made: Path, tmp_path: Path, name: str) -> None:
     path = changed(made, tmp_path, statements(VALUES[name]))
@@ -167,6 +171,7 @@ def test_values_that_no_catalog_has_are_one_line_or_restored(made: Path, tmp_pat
     assert (tmp_path / "new.key").exists() == (not said)
 
 
+@pytest.mark.slow
 def test_a_bomb_is_refused_before_it_is_unpacked(made: Path, tmp_path: Path) -> None:
     parts = parts_of(made)
     assert "it unpacks to" in refused(
@@ -187,16 +192,17 @@ def test_a_backup_that_needs_more_than_the_free_space_is_refused(
     assert "has fewer" in refused(made, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_backup_of_every_revision_is_restored(tmp_path: Path) -> None:
     """A backup of an older program has other tables than the current schema."""
     from alembic import command
 
-    from stash_sense_pipeline.catalog.engine import _migrations, open_catalog
+    from stash_sense_pipeline.catalog.engine import _config, _newest_first, open_catalog
     from stash_sense_pipeline.catalog.transactions import writing
 
     engine = sa.create_engine(f"sqlite:///{tmp_path / 'old.db'}")
-    config, script = _migrations()
-    for revision in [each.revision for each in reversed(list(script.walk_revisions()))]:
+    config = _config()
+    for revision in reversed(_newest_first()):
         with writing(engine) as connection:
             config.attributes["connection"] = connection
             command.upgrade(config, revision)
@@ -210,7 +216,7 @@ def test_a_backup_of_every_revision_is_restored(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @settings(
-    max_examples=60,
+    max_examples=40,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -238,7 +244,7 @@ def test_a_randomly_damaged_backup_is_refused_in_one_line_or_restored(
         write(path, {**parts, where: bytes(content)}, bytes(content) if where == "backup.json" else None)
     for name in ("new.db", "new.db-wal", "new.db-shm", "new.key"):
         (tmp_path / name).unlink(missing_ok=True)
-    begun = time.monotonic()
+    begun = time.process_time()
     said = ""
     try:
         restore_backup(
@@ -247,4 +253,4 @@ def test_a_randomly_damaged_backup_is_refused_in_one_line_or_restored(
     except CatalogError as error:
         said = str(error)
     assert "\n" not in said
-    assert time.monotonic() - begun < 20
+    assert time.process_time() - begun < 20, "seconds of a processor"

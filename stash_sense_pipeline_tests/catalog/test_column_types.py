@@ -23,6 +23,7 @@ def read(text):
     return UtcTime().process_result_value(text, DIALECT)
 
 
+@pytest.mark.slow
 @given(TIMES)
 def test_a_time_comes_back_as_the_same_instant_in_utc(value):
     back = read(written(value))
@@ -30,6 +31,7 @@ def test_a_time_comes_back_as_the_same_instant_in_utc(value):
     assert back.tzinfo is UTC
 
 
+@pytest.mark.slow
 @given(TIMES, TIMES)
 def test_the_order_of_texts_is_the_order_of_times(first, second):
     assert (written(first) < written(second)) == (first < second)

@@ -3,8 +3,9 @@ import os
 import sqlite3
 import stat
 import threading
-import time
+from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from stash_sense_pipeline.catalog.purge import checkpoint
 from stash_sense_pipeline.catalog.transactions import reading, shown_url, writing
 from stash_sense_pipeline.foundation.errors import CatalogError
 from stash_sense_pipeline.settings.environment import read_environment
+from stash_sense_pipeline_tests.catalog_copies import new_catalog
 
 NOW = datetime(2026, 11, 20, tzinfo=UTC)
 
@@ -43,6 +45,7 @@ def content(directory):
 # --- opening ---
 
 
+@pytest.mark.slow
 def test_a_catalog_that_is_opened_again_holds_what_was_stored(any_catalog_url):
     first = open_catalog(any_catalog_url)
     add(first, "a")
@@ -75,6 +78,7 @@ def test_a_catalog_file_may_have_any_name(tmp_path, name):
     assert list(content(tmp_path / name)) == ["catalog.db"]
 
 
+@pytest.mark.slow
 def test_a_catalog_is_opened_at_a_relative_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for _ in range(2):
@@ -111,10 +115,12 @@ def test_deleting_a_record_deletes_its_aliases_urls_and_images(any_catalog):
 
 
 def filled_catalog(path):
-    engine = open_catalog(f"sqlite:///{path}")
-    add(engine, *(f"source-{number:05d}" for number in range(3000)))
-    engine.dispose()
+    new_catalog(path, add_3000_rows).dispose()
     return path
+
+
+def add_3000_rows(engine):
+    add(engine, *(f"source-{number:05d}" for number in range(3000)))
 
 
 def overwrite_middle(data):
@@ -134,6 +140,7 @@ DAMAGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_corrupt_file_is_refused_and_left_as_it_was(tmp_path, damage):
     path = filled_catalog(tmp_path / "catalog.db")
@@ -145,6 +152,7 @@ def test_a_corrupt_file_is_refused_and_left_as_it_was(tmp_path, damage):
     assert content(tmp_path) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["overwritten head", "zeros", "nothing", "text"])
 def test_a_corrupt_file_that_is_too_large_to_be_read_whole_is_refused(tmp_path, monkeypatch, damage):
     monkeypatch.setattr(engine_module, "_QUICK_CHECK_BYTES", 10)
@@ -156,6 +164,7 @@ def test_a_corrupt_file_that_is_too_large_to_be_read_whole_is_refused(tmp_path, 
     assert content(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_a_write_ahead_log_that_a_crash_left_is_replayed(tmp_path):
     engine = open_catalog(f"sqlite:///{tmp_path / 'catalog.db'}")
     add(engine, "a")
@@ -175,6 +184,7 @@ def make_newer(engine):
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = 'f00d'")
 
 
+@pytest.mark.slow
 def test_the_catalog_of_a_newer_program_is_refused(any_catalog_url):
     engine = open_catalog(any_catalog_url)
     make_newer(engine)
@@ -268,7 +278,7 @@ def test_a_postgresql_url_needs_no_driver_name(postgres_database):
 def make_at(url, revision):
     """A catalog with the schema of an earlier program."""
     parsed = engine_module._parse(url)
-    config, _ = engine_module._migrations()
+    config = engine_module._config()
     engine = engine_module._engine(parsed)
     with writing(engine) as connection:
         config.attributes["connection"] = connection
@@ -291,9 +301,10 @@ def noted(engine):
         return connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalars().all()
 
 
-HEADS = engine_module._migrations()[1].get_heads()
+HEADS = list(engine_module._newest_first()[:1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("real", "rows"),
     [
@@ -323,6 +334,7 @@ def test_a_catalog_that_notes_several_revisions_is_usable_again(any_catalog_url,
     assert not [record for record in caplog.records if "noted its revision" in record.getMessage()]
 
 
+@pytest.mark.slow
 def test_a_catalog_with_tables_that_match_no_noted_revision_is_refused(any_catalog_url):
     engine = make_at(any_catalog_url, "0004")
     note(engine, "0001", HEADS[0])
@@ -363,9 +375,8 @@ def test_a_reader_keeps_its_snapshot_and_does_not_block_writers(any_catalog):
     add(any_catalog, "a")
     with reading(any_catalog) as reader:
         assert sources(reader) == {"a"}
-        started = time.monotonic()
+        # A writer that the reader blocked would end with an error on SQLite, and never on PostgreSQL.
         add(any_catalog, "b")
-        assert time.monotonic() - started < 5
         assert sources(reader) == {"a"}
     assert stored(any_catalog) == {"a", "b"}
 
@@ -405,6 +416,7 @@ def test_no_update_is_lost_when_four_threads_write_at_once(any_catalog):
         assert connection.scalar(sa.select(schema.sync_state.c.last_message)) == "40"
 
 
+@pytest.mark.slow
 def test_a_catalog_that_stays_locked_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(engine_module, "_BUSY_TIMEOUT_MS", 50)
     engine = open_catalog(f"sqlite:///{tmp_path / 'catalog.db'}")
@@ -440,6 +452,7 @@ def test_a_checkpoint_empties_the_log_unless_a_reader_is_active(catalog, tmp_pat
     assert stored(catalog) == {"a", "b"}
 
 
+@pytest.mark.slow
 def test_a_checkpoint_returns_false_when_a_reader_is_active(tmp_path, monkeypatch):
     monkeypatch.setattr(engine_module, "_BUSY_TIMEOUT_MS", 50)
     engine = open_catalog(f"sqlite:///{tmp_path / 'catalog.db'}")
@@ -461,53 +474,58 @@ def test_a_checkpoint_returns_true_on_postgresql(postgres_database):
 
 # --- several processes at once ---
 
+RACERS = 4
 ROUNDS = 5
 
 
-def race(barrier, urls, name, failures):
-    for url in urls:
-        barrier.wait(timeout=60)
-        try:
-            engine = open_catalog(url)
-            add(engine, name)
-            engine.dispose()
-        except Exception as error:  # noqa: BLE001
-            failures.put(f"{name}: {error!r}")
-
-
-def run_race(urls):
+@pytest.fixture(scope="module")
+def racers():
+    """Processes that open catalogs at the same time. Each task waits until all processes have one."""
     context = multiprocessing.get_context("spawn")
-    barrier, failures = context.Barrier(4), context.SimpleQueue()
-    processes = [
-        context.Process(target=race, args=(barrier, urls, f"process-{number}", failures))
-        for number in range(4)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(timeout=120)
-    told = []
-    while not failures.empty():
-        told.append(failures.get())
-    assert told == []
-    assert [process.exitcode for process in processes] == [0] * 4
+    with ProcessPoolExecutor(RACERS, context, initializer=meet, initargs=(context.Barrier(RACERS),)) as pool:
+        yield pool
+
+
+@cache
+def meeting_point():
+    """Holds the barrier of a process of the pool."""
+    return []
+
+
+def meet(barrier):
+    meeting_point().append(barrier)
+
+
+def race(urls, name):
+    (barrier,) = meeting_point()
+    for url in urls:
+        barrier.wait(timeout=280)
+        engine = open_catalog(url)
+        add(engine, name)
+        engine.dispose()
+
+
+def run_race(racers, urls):
+    names = [f"process-{number}" for number in range(RACERS)]
+    tasks = [racers.submit(race, urls, name) for name in names]
+    assert [task.exception() for task in tasks] == [None] * RACERS
     for url in urls:
         engine = open_catalog(url)
-        assert stored(engine) == {f"process-{number}" for number in range(4)}
+        assert stored(engine) == set(names)
         engine.dispose()
 
 
 @pytest.mark.slow
-def test_four_processes_at_once_make_one_good_file(tmp_path: Path):
-    run_race([f"sqlite:///{tmp_path / str(number) / 'catalog.db'}" for number in range(ROUNDS)])
+def test_four_processes_at_once_make_one_good_file(racers, tmp_path: Path):
+    run_race(racers, [f"sqlite:///{tmp_path / str(number) / 'catalog.db'}" for number in range(ROUNDS)])
     for number in range(ROUNDS):
         assert list(content(tmp_path / str(number))) == ["catalog.db"]
 
 
 @pytest.mark.slow
 @pytest.mark.postgres
-def test_four_processes_at_once_make_one_good_database(postgres_database):
-    run_race([postgres_database])
+def test_four_processes_at_once_make_one_good_database(racers, postgres_database):
+    run_race(racers, [postgres_database])
 
 
 @pytest.mark.parametrize(
@@ -533,12 +551,12 @@ def test_a_catalog_that_cannot_be_reached_does_not_show_its_password():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rows", [[], ["0004", HEADS[0]]])
-def test_four_processes_at_once_migrate_an_older_catalog_once(any_catalog_url, rows):
+def test_four_processes_at_once_migrate_an_older_catalog_once(racers, any_catalog_url, rows):
     engine = make_at(any_catalog_url, "0004")
     if rows:
         note(engine, *rows)
     engine.dispose()
-    run_race([any_catalog_url])
+    run_race(racers, [any_catalog_url])
     engine = open_catalog(any_catalog_url)
     assert noted(engine) == HEADS
     engine.dispose()

@@ -258,6 +258,7 @@ def test_queries_of_a_sync_give_live_records_tombstones_and_counts(any_catalog):
         assert performers.count_records(*ask) == RecordCounts(live=2, merged=0, removed=1, unseen=0)
 
 
+@pytest.mark.slow
 def test_more_records_than_one_statement_may_name_are_read(any_catalog):
     many = [person(str(number)) for number in range(1203)]
     assert store(any_catalog, *many).added == 1203

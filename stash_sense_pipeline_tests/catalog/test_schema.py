@@ -6,13 +6,14 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from stash_sense_pipeline.catalog.engine import _migrations
+from stash_sense_pipeline.catalog.engine import _config
 from stash_sense_pipeline.catalog.schema import metadata
 from stash_sense_pipeline.faces.collection.image_refusals import FINAL_REFUSALS
 
 TABLES = [table.name for table in metadata.sorted_tables]
 
 
+@pytest.mark.slow
 def test_alembic_finds_no_difference_between_migrations_and_schema(any_catalog):
     with any_catalog.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
@@ -100,7 +101,7 @@ def test_images_that_one_refusal_had_ended_are_due_again_after_the_migration(cat
         "given-up": ("failed", "timeout", 20),
         "suppressed": ("rejected", "suppressed", 5),
     }
-    config, _ = _migrations()
+    config = _config()
     with catalog.begin() as connection:
         config.attributes["connection"] = connection
         # What 0007 left: the table without the column.
@@ -142,7 +143,7 @@ def test_images_that_one_refusal_had_ended_are_due_again_after_the_migration(cat
 def test_a_stored_record_that_no_release_may_hold_becomes_a_tombstone(
     catalog, source, source_id, death_date, is_live, kept_date
 ):
-    config, _ = _migrations()
+    config = _config()
     table = metadata.tables["source_performers"]
     long_ago = datetime(2026, 1, 1, tzinfo=UTC)
     with catalog.begin() as connection:

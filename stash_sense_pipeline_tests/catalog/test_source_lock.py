@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
 import sqlalchemy as sa
@@ -19,7 +20,7 @@ from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.catalog.source_lock import source_lock
 with source_lock(open_catalog(sys.argv[1]), "stashdb", print):
     print("mine", flush=True)
-    time.sleep(100)
+    time.sleep(10_000)
 """
 
 
@@ -29,24 +30,31 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_POLL_SECONDS", 0.02)
 
 
+def wait_until(ready: Callable[[], bool]) -> None:
+    give_up = time.monotonic() + 240
+    while not ready():
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
 def test_a_second_run_of_a_source_waits_and_says_so(any_catalog: sa.Engine) -> None:
     said: list[str] = []
     order: list[str] = []
-    begun = threading.Event()
 
     def second() -> None:
-        begun.set()
         with source_lock(any_catalog, "stashdb", said.append):
             order.append("second")
 
     with source_lock(any_catalog, "stashdb", said.append):
         thread = threading.Thread(target=second)
         thread.start()
-        begun.wait()
+        wait_until(lambda: bool(said))
         with source_lock(any_catalog, "fansdb", said.append):
-            time.sleep(0.3)
+            # Time for some more attempts of the other run.
+            time.sleep(0.1)
         order.append("first")
-    thread.join(timeout=30)
+    thread.join(timeout=240)
     assert order == ["first", "second"]
     assert said == ["stashdb: another run is reading it; this one begins when that has ended"]
     with source_lock(any_catalog, "stashdb", said.append):
@@ -54,6 +62,7 @@ def test_a_second_run_of_a_source_waits_and_says_so(any_catalog: sa.Engine) -> N
     assert len(said) == 1
 
 
+@pytest.mark.slow
 def test_a_killed_run_holds_no_lock(any_catalog: sa.Engine) -> None:
     url = any_catalog.url.render_as_string(hide_password=False)
     child = subprocess.Popen([sys.executable, "-c", _CHILD, url], stdout=subprocess.PIPE, text=True)

@@ -21,6 +21,7 @@ from stash_sense_pipeline.foundation.errors import ConfigurationError
 from stash_sense_pipeline.orchestration.names import EMBED_TAG, SOURCE_TAG
 
 
+@pytest.mark.slow
 def test_dagster_loads_the_shipped_dagster_yaml(tmp_path: Path) -> None:
     with open_instance(tmp_path / "home") as instance:
         assert not instance.telemetry_enabled
@@ -44,6 +45,7 @@ def test_an_existing_dagster_yaml_is_kept(tmp_path: Path) -> None:
     assert mine.read_text() == "telemetry: {enabled: false}\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("written", "module"),
     [("WatchedRunLauncher", "process_launcher"), ("PoolDockerRunLauncher", "docker_launcher")],
@@ -99,6 +101,7 @@ def note(database: Path, rows: Sequence[str]) -> None:
 OLDER = "5771160a95ad"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["older first", "older last", "twice", "with the one between"])
 def test_a_run_history_with_several_revisions_is_repaired(tmp_path: Path, order: str) -> None:
     open_instance(tmp_path).dispose()
@@ -119,6 +122,7 @@ def test_a_run_history_with_several_revisions_is_repaired(tmp_path: Path, order:
     assert not (tmp_path / ".instance.lock").exists()
 
 
+@pytest.mark.slow
 def test_a_run_history_of_a_newer_dagster_is_refused_in_one_line(tmp_path: Path) -> None:
     open_instance(tmp_path).dispose()
     note(tmp_path / DATABASES[0], [OLDER, "f00d"])
@@ -129,28 +133,31 @@ def test_a_run_history_of_a_newer_dagster_is_refused_in_one_line(tmp_path: Path)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_processes_that_open_a_new_history_at_once_all_work(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(4)
-    for round_ in range(3):
-        home = tmp_path / str(round_)
-        processes = [context.Process(target=_opens, args=(barrier, home)) for _ in range(4)]
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join(timeout=120)
-        assert [process.exitcode for process in processes] == [0] * 4
+    homes = [tmp_path / str(round_) for round_ in range(3)]
+    processes = [context.Process(target=_opens, args=(barrier, homes)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=800)
+    assert [process.exitcode for process in processes] == [0] * 4
+    for home in homes:
         assert [len(revisions(home / database)) for database in DATABASES] == [1, 1, 1]
         with open_instance(home) as instance:
             assert instance.get_runs_count() == 4
 
 
-def _opens(barrier: multiprocessing.synchronize.Barrier, home: Path) -> None:
-    barrier.wait(timeout=100)
-    with open_instance(home) as instance:
-        create_run_for_test(instance, job_name="publish")
+def _opens(barrier: multiprocessing.synchronize.Barrier, homes: Sequence[Path]) -> None:
+    for home in homes:
+        barrier.wait(timeout=600)
+        with open_instance(home) as instance:
+            create_run_for_test(instance, job_name="publish")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["what?", "a%20b", "[ab]", "a*", "50%", "a b", "h#sh", "back\\slash", "quo'te\"s", "naïve 人 😀"]
 )

@@ -79,16 +79,19 @@ def test_a_file_that_cannot_be_written_and_a_control_character_are_errors_of_one
         write_password({**files, "POSTGRES_PASSWORD": "a\tb"})
 
 
+@pytest.mark.slow
 def test_the_service_prints_what_it_did_or_one_line_that_says_what_is_wrong(
     files: dict[str, str], tmp_path: Path
 ) -> None:
     command = [sys.executable, "-m", "stash_sense_pipeline.deployment.database_password"]
-    done = subprocess.run(command, env={**os.environ, **files}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, env={**os.environ, **files}, capture_output=True, text=True, check=False, timeout=240
+    )
     assert (done.returncode, done.stdout) == (0, "password of PostgreSQL: made\n"), done.stderr
     assert stored(files)[0]
     broken = {**files, "POSTGRES_PASSWORD_FILE": str(tmp_path / "data" / ".pgpass" / "postgres")}
     failed = subprocess.run(
-        command, env={**os.environ, **broken}, capture_output=True, text=True, check=False
+        command, env={**os.environ, **broken}, capture_output=True, text=True, check=False, timeout=240
     )
     assert failed.returncode == 2
     assert failed.stderr.count("\n") == 1

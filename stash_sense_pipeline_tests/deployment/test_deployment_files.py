@@ -75,6 +75,7 @@ def test_both_dagster_yaml_files_have_the_same_limits() -> None:
     assert ours["run_monitoring"].keys() == containers["run_monitoring"].keys()
 
 
+@pytest.mark.slow
 def test_dagster_yaml_uses_the_run_launcher_with_a_health_check(tmp_path: Path) -> None:
     with open_instance(tmp_path / "home") as instance:
         assert isinstance(instance.run_launcher, WatchedRunLauncher)
@@ -247,6 +248,7 @@ def test_every_variable_of_compose_is_explained() -> None:
     assert used <= explained | of_images | of_networks
 
 
+@pytest.mark.slow
 def test_docker_compose_accepts_the_file(tmp_path: Path) -> None:
     program = shutil.which("docker-compose")
     command = [program] if program else ["docker", "compose"]

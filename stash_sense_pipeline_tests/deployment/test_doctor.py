@@ -29,12 +29,13 @@ from stash_sense_pipeline.sandbox.demo_population import make_demo_world
 from stash_sense_pipeline.sandbox.faults import Fault, FaultKind
 from stash_sense_pipeline.sandbox.servers import SandboxServers, sources_settings
 from stash_sense_pipeline_tests.orchestration.conftest import PROGRAM
+from stash_sense_pipeline_tests.rendered_pictures import rendered
 
 
 @pytest.fixture(scope="module")
 def servers() -> Iterator[SandboxServers]:
     """A small world, served."""
-    with SandboxServers(make_demo_world(seed=4, people=30)) as running:
+    with SandboxServers(make_demo_world(seed=4, people=30), pictures=rendered()) as running:
         yield running
 
 
@@ -138,6 +139,7 @@ def test_a_prepared_installation_is_ready_and_stays_as_it_is(
     assert operator.runs("doctor").stdout.splitlines()[-1] == "ready"
 
 
+@pytest.mark.slow
 def test_before_a_first_build_it_estimates_the_build_of_all_stash_boxes(
     operator: Operator, servers: SandboxServers
 ) -> None:
@@ -162,6 +164,7 @@ def note_state(operator: Operator, state: SyncState) -> None:
     engine.dispose()
 
 
+@pytest.mark.slow
 def test_a_source_that_was_read_in_full_is_not_estimated(operator: Operator, servers: SandboxServers) -> None:
     operator.with_world(servers)
     now = datetime.now(UTC)
@@ -173,6 +176,7 @@ def test_a_source_that_was_read_in_full_is_not_estimated(operator: Operator, ser
     assert operator.doctor()[1]["estimate"] is None
 
 
+@pytest.mark.slow
 def test_a_source_that_refused_requests_is_left_alone(operator: Operator, servers: SandboxServers) -> None:
     operator.with_world(servers)
     until = datetime.now(UTC) + timedelta(hours=5)
@@ -194,6 +198,7 @@ def test_offline_it_sends_no_request(operator: Operator, servers: SandboxServers
     assert report["estimate"] is None
 
 
+@pytest.mark.slow
 def test_a_refused_key_a_broken_source_and_a_forbidden_site_are_problems(
     operator: Operator, servers: SandboxServers
 ) -> None:
@@ -250,6 +255,7 @@ def test_cuda_without_its_runtime_is_a_problem(operator: Operator, servers: Sand
     assert states(report)["device"] == "problem"
 
 
+@pytest.mark.slow
 def test_prepare_says_what_is_not_ready_and_exits_with_0(operator: Operator) -> None:
     result = operator.runs("prepare")
     assert (result.exit_code, result.stderr) == (0, "")
@@ -280,6 +286,7 @@ def test_a_build_of_real_sources_without_a_contact_address_is_refused_and_change
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_first_build_begins_with_the_estimate_and_the_second_has_none(
     operator: Operator, servers: SandboxServers
 ) -> None:
@@ -294,6 +301,7 @@ def test_a_first_build_begins_with_the_estimate_and_the_second_has_none(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_during_the_estimate_ends_the_build_in_one_line(
     operator: Operator, servers: SandboxServers, number: signal.Signals
@@ -310,11 +318,13 @@ def test_a_signal_during_the_estimate_ends_the_build_in_one_line(
         # A shell that starts the tests in the background ignores SIGINT, and the build would inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
     ) as process:
-        give_up = time.monotonic() + 120
-        while not servers.traffic.requests("fansdb") and time.monotonic() < give_up:
-            time.sleep(0.05)
+        give_up = time.monotonic() + 240
+        while not servers.traffic.requests("fansdb"):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < give_up
+            time.sleep(0.02)
         process.send_signal(number)
-        said, complaint = process.communicate(timeout=60)
+        said, complaint = process.communicate(timeout=240)
     assert (process.returncode, said) == (130, "")
     assert complaint == "stash-sense: stopped; run the command again to go on\n"
     # The estimate alone asked.

@@ -47,12 +47,12 @@ class Engine:
 
     def ask(self, method: str, path: str, body: bytes = b"", **headers: str) -> int:
         """The status of the proxy's answer."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=240)
         connection.request(method, path, body or None, {"Content-Type": "application/json", **headers})
         return connection.getresponse().status
 
     def client(self) -> docker.DockerClient:
-        return docker.DockerClient(f"tcp://127.0.0.1:{self.port}", version="1.41")
+        return docker.DockerClient(f"tcp://127.0.0.1:{self.port}", version="1.41", timeout=240)
 
 
 def _handler(engine: Engine) -> type[BaseHTTPRequestHandler]:
@@ -99,7 +99,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     proxy = subprocess.Popen([program, "-f", directory / "haproxy.cfg"], env=VARIABLES)
     try:
-        give_up = time.monotonic() + 30
+        give_up = time.monotonic() + 240
         while True:
             try:
                 assert made.ask("GET", "/_ping") == 200
@@ -107,11 +107,11 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
             except OSError:
                 assert time.monotonic() < give_up
                 assert proxy.poll() is None
-                time.sleep(0.1)
+                time.sleep(0.02)
         yield made
     finally:
         proxy.send_signal(signal.SIGTERM)
-        proxy.wait(timeout=30)
+        proxy.wait(timeout=240)
         server.shutdown()
         server.server_close()
 
@@ -303,7 +303,7 @@ def test_other_spellings_of_a_key_are_refused(engine: Engine, body: dict[str, An
 def test_a_body_that_is_not_sent_whole_at_once_is_refused(engine: Engine, body: dict[str, Any]) -> None:
     text = json.dumps(body).encode()
     assert engine.ask("POST", "/v1.41/containers/create", text + b" " * 300_000) == 403
-    connection = http.client.HTTPConnection("127.0.0.1", engine.port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", engine.port, timeout=240)
     connection.request("POST", "/v1.41/containers/create", iter([text]), encode_chunked=True)
     assert connection.getresponse().status == 403
 

@@ -11,7 +11,8 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -22,7 +23,7 @@ from playwright.sync_api import Browser, BrowserContext, Error, Page, WebSocket,
 
 from stash_sense_pipeline_tests.deployment.test_serve import Served
 
-pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.timeout(1200)]
 
 PASSWORD = "a word of the test"
 # Names that the browser resolves to this machine, as a server of an attacker's can.
@@ -51,7 +52,7 @@ class Ui:
         request = urllib.request.Request(
             f"{self.address}/graphql", json.dumps({"query": query}).encode(), headers
         )
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=240) as answer:
             said = json.load(answer)
         assert "errors" not in said, said
         return said["data"]
@@ -83,10 +84,10 @@ def ui(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory)
     try:
         served.said("Dagster UI: http://127.0.0.1:")
         made = Ui(served, request.param)
-        give_up = time.monotonic() + 120
+        give_up = time.monotonic() + 240
         while "RepositoryLocation" not in str(made.state()):
             assert time.monotonic() < give_up
-            time.sleep(1)
+            time.sleep(0.1)
         yield made
     finally:
         served.kill()
@@ -132,7 +133,7 @@ def context(browser: Browser, ui: Ui) -> Iterator[BrowserContext]:
     """A browser in which the operator has logged in."""
     known = {"username": "me", "password": ui.password, "origin": ui.address} if ui.password else None
     made = browser.new_context(http_credentials=known, viewport={"width": 1400, "height": 900})
-    made.set_default_timeout(60_000)
+    made.set_default_timeout(240_000)
     yield made
     made.close()
 
@@ -155,19 +156,25 @@ def materialized(ui: Ui, context: BrowserContext) -> str:
     page.get_by_text("Code location", exact=True).first.wait_for()
     page.get_by_role("button", name="Materialize").first.click()
     page.get_by_role("button", name="Confirm").click()
-    give_up = time.monotonic() + 60
-    while not ui.runs():
-        assert time.monotonic() < give_up, "the click launched nothing"
-        page.wait_for_timeout(200)
+    wait_until(page, lambda: bool(ui.runs()))
     (run,) = ui.runs()
     page.goto(f"{ui.address}/runs/{run}", wait_until="domcontentloaded")
     page.get_by_text("RUN_SUCCESS").first.wait_for()
-    assert ui.runs() == {run: "SUCCESS"}
+    # Dagster stores the event before the status of the run.
+    wait_until(page, lambda: ui.runs() == {run: "SUCCESS"})
     assert any(socket.url.endswith("/graphql") for socket in sockets)
-    assert any("RunSuccessEvent" in text for text in received), "the log came by the websocket"
+    # The log comes by the websocket.
+    wait_until(page, lambda: any("RunSuccessEvent" in text for text in received))
     assert complaints == []
     page.close()
     return run
+
+
+def wait_until(page: Page, ready: Callable[[], bool]) -> None:
+    give_up = time.monotonic() + 240
+    while not ready():
+        assert time.monotonic() < give_up
+        page.wait_for_timeout(50)
 
 
 def attacks(run: str) -> dict[str, str]:
@@ -183,8 +190,17 @@ def attacks(run: str) -> dict[str, str]:
 SCRIPT = """
 const tried = [];
 const wait = (ms) => new Promise((done) => setTimeout(done, ms));
+// Requests to which no answer has come yet.
+const open = [];
+// A request with an answer that a script must not read: the next attempt does not wait long for it.
 async function attempt(what, doing) {
-  try { tried.push(what + ": " + await Promise.race([doing(), wait(2500).then(() => "no answer")])); }
+  const answer = judge(what, doing);
+  open.push(answer);
+  await Promise.race([answer, wait(200)]);
+}
+// A request that must fail, however long that takes.
+async function judge(what, doing) {
+  try { tried.push(what + ": " + await doing()); }
   catch (error) { tried.push(what + ": " + error); }
 }
 function socket(query) {
@@ -220,19 +236,20 @@ async function all() {
       await attempt("no-cors " + type, () => fetch(ADDRESS + "/graphql",
         {method: "POST", mode: "no-cors", credentials: "include", body, headers: {"Content-Type": type}})
         .then(() => "sent"));
-    await attempt("cors", () => fetch(ADDRESS + "/graphql",
+    await judge("cors", () => fetch(ADDRESS + "/graphql",
       {method: "POST", credentials: "include", body, headers: {"Content-Type": "application/json"}})
       .then((got) => got.text()));
     await attempt("get", () => fetch(address, {mode: "no-cors", credentials: "include"}).then(() => "sent"));
     await attempt("get with a line break", () => fetch(ADDRESS + "/graphql%0A?query=" + encodeURIComponent(query),
       {mode: "no-cors", credentials: "include"}).then(() => "sent"));
     await attempt("beacon", async () => navigator.sendBeacon(address, new Blob([body], {type: "text/plain"})));
-    await attempt("websocket", () => socket(query));
+    await judge("websocket", () => socket(query));
   }
   form("x", "application/x-www-form-urlencoded", "/report_asset_materialization/release"); await wait(150);
   await attempt("report", () => fetch(ADDRESS + "/report_asset_materialization/release",
     {method: "POST", mode: "no-cors", credentials: "include"}).then(() => "sent"));
-  await attempt("read", () => fetch(ADDRESS + "/server_info").then((got) => got.text()));
+  await judge("read", () => fetch(ADDRESS + "/server_info").then((got) => got.text()));
+  await Promise.race([Promise.all(open), wait(2500)]);
   await wait(500);
   return tried;
 }
@@ -313,15 +330,10 @@ def test_no_page_of_another_origin_frames_the_ui(
     pages.page = f'<iframe id="ui" src="{ui.address}/runs"></iframe>'
     page = context.new_page()
     page.goto(f"http://localhost:{port}/")
-    page.wait_for_timeout(2000)
-    assert not any(_shows_the_ui(page, ui.address))
+    # Chromium shows a page of its own in place of one that it must not frame.
+    wait_until(page, lambda: [frame.url for frame in page.frames[1:]] == ["chrome-error://chromewebdata/"])
     page.close()
     assert ui.runs() == {materialized: "SUCCESS"}
-
-
-def _shows_the_ui(page: Page, address: str) -> Iterator[bool]:
-    for frame in page.frames[1:]:
-        yield frame.url.startswith(address) and "root" in frame.content()
 
 
 def test_graphiql_of_the_ui_still_answers(ui: Ui, context: BrowserContext) -> None:
@@ -339,10 +351,11 @@ def test_without_the_password_nothing_is_shown(ui: Ui, browser: Browser) -> None
     if ui.password is None:
         pytest.skip("this one has no password")
     other = browser.new_context()
+    other.set_default_timeout(240_000)
     page = other.new_page()
     for path in ("/", "/server_info", "/favicon.ico", "/graphql"):
         with pytest.raises(urllib.error.HTTPError, match="401"):
-            urllib.request.urlopen(f"{ui.address}{path}", timeout=20)
+            urllib.request.urlopen(f"{ui.address}{path}", timeout=240)
     with pytest.raises(Error, match="ERR_INVALID_AUTH_CREDENTIALS"):
         page.goto(f"{ui.address}/runs")
     other.close()
@@ -352,6 +365,8 @@ def test_the_password_is_in_no_log_and_no_history(ui: Ui, materialized: str) -> 
     if ui.password is None:
         pytest.skip("this one has no password")
     for path in sorted(Path(ui.served.home).rglob("*")):
-        if path.is_file() and path.name != "password":
-            assert PASSWORD.encode() not in path.read_bytes(), path
+        # The UI still runs: a journal of a database may go meanwhile.
+        with suppress(FileNotFoundError):
+            if path.is_file() and path.name != "password":
+                assert PASSWORD.encode() not in path.read_bytes(), path
     assert materialized

@@ -87,6 +87,7 @@ def test_the_request_to_the_engine_holds_the_device(definitions: dg.Definitions)
     assert made["host_config"]["Binds"] == ["stash-sense-data:/data"]
 
 
+@pytest.mark.slow
 def test_the_container_of_a_run_gets_only_the_variables_that_it_needs(
     definitions: dg.Definitions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,6 +133,7 @@ def test_an_engine_that_is_down_behind_its_filter_is_told_with_the_setting_of_it
     assert "\n" not in text
 
 
+@pytest.mark.slow
 def test_a_launch_that_the_engine_refuses_fails_with_that_line(
     definitions: dg.Definitions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,6 +174,7 @@ def test_a_step_of_the_execution_plan_has_its_pool(definitions: dg.Definitions) 
     assert {step.pool for step in plan.steps} == {"gpu"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "executor"), [("in_process", "in_process"), ("docker", "pool_docker"), ("k8s", "k8s")]
 )
@@ -183,6 +186,7 @@ def test_the_executor_is_chosen_by_its_name(tmp_path: Path, settings: Any, name:
     assert definitions.resolve_job_def("embed_faces").executor_def.name == executor
 
 
+@pytest.mark.slow
 def test_only_face_embeddings_has_the_kubernetes_gpu_tag_and_only_with_cuda(
     tmp_path: Path, settings: Any
 ) -> None:
@@ -217,13 +221,14 @@ def reported(instance: DagsterInstance, definitions: dg.Definitions, pid: int) -
     return run
 
 
+@pytest.mark.slow
 def test_a_run_with_a_killed_process_is_not_found(definitions: dg.Definitions) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
-        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(10_000)"])
         run = reported(instance, definitions, child.pid)
         assert watched(instance).check_run_worker_health(run).status is WorkerStatus.RUNNING
         child.send_signal(signal.SIGKILL)
-        time.sleep(0.2)
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
         # The child is a zombie until its parent waits for it; that is not a worker.
         assert watched(instance).check_run_worker_health(run).status is WorkerStatus.NOT_FOUND
         child.wait()
@@ -232,6 +237,7 @@ def test_a_run_with_a_killed_process_is_not_found(definitions: dg.Definitions) -
         assert str(child.pid) in (found.msg or "")
 
 
+@pytest.mark.slow
 def test_a_younger_process_with_the_same_pid_is_not_the_run(
     definitions: dg.Definitions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -242,6 +248,7 @@ def test_a_younger_process_with_the_same_pid_is_not_the_run(
         assert watched(instance).check_run_worker_health(run).status is WorkerStatus.NOT_FOUND
 
 
+@pytest.mark.slow
 def test_a_run_that_has_reported_no_process_yet_counts_as_running(definitions: dg.Definitions) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         run = run_of(definitions, instance, "publish")

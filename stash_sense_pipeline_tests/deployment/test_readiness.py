@@ -40,6 +40,7 @@ from stash_sense_pipeline.deployment.readiness.setup_checks import (
     check_contact,
     check_overrides,
     check_pack,
+    check_second,
     check_sources_file,
 )
 from stash_sense_pipeline.deployment.readiness.source_checks import (
@@ -50,7 +51,7 @@ from stash_sense_pipeline.deployment.readiness.source_checks import (
 from stash_sense_pipeline.faces.models.onnx_sessions import Device
 from stash_sense_pipeline.foundation.errors import DeviceError, Outcome
 from stash_sense_pipeline.foundation.files import sqlite_url
-from stash_sense_pipeline.sandbox.demo import DEMO_PACK
+from stash_sense_pipeline.sandbox.demo import DEMO_PACK, DEMO_SENSE2_PACK
 from stash_sense_pipeline.settings.environment import read_environment
 from stash_sense_pipeline.settings.schema import ReferenceSiteSettings, Settings, StashBoxSettings
 from stash_sense_pipeline.settings.sources_file import load_settings
@@ -195,6 +196,24 @@ def test_a_pack_is_verified_and_a_missing_or_altered_one_is_a_problem(tmp_path: 
     assert "sha256" in altered.text
 
 
+def test_a_second_pack_is_verified_and_must_differ_from_the_first(tmp_path: Path) -> None:
+    environment = read_environment({"STASH_SENSE_MODEL_PACK": str(DEMO_PACK)}, tmp_path)
+
+    def check(second: str) -> Check | None:
+        content = {"global": {"second_pack": second}, "stash_boxes": {"stashdb": {}}}
+        return check_second(settings_of(tmp_path, content), environment, has_catalog=False)
+
+    assert check("") is None
+    found = check(str(DEMO_SENSE2_PACK))
+    assert found == Check("second pack", State.OK, "demo-synth-sense2, 2 networks verified")
+    for wanted, said in (("sense2", "models pull sense2"), (str(DEMO_PACK), "cannot be told apart")):
+        problem = check(wanted)
+        assert problem is not None
+        assert problem.state is State.PROBLEM
+        assert said in f"{problem.text} {problem.action}"
+
+
+@pytest.mark.slow
 def test_a_catalog_is_missing_current_older_or_unreadable_and_stays_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "catalog.db"
     url = sqlite_url(path)
@@ -315,6 +334,7 @@ def test_a_daemon_that_is_not_alive_is_a_problem_where_automation_is_on(
     assert check_daemon(age, automation=automation).state is state
 
 
+@pytest.mark.slow
 def test_a_run_history_tells_its_pool_and_the_newest_heartbeat_of_its_daemons(tmp_path: Path) -> None:
     home = prepare_home(tmp_path / "dagster")
 
@@ -332,6 +352,7 @@ def test_a_run_history_tells_its_pool_and_the_newest_heartbeat_of_its_daemons(tm
         assert checks() == [("pool gpu", State.OK), ("daemon", State.OK)]
 
 
+@pytest.mark.slow
 def test_a_damaged_run_history_is_a_problem(tmp_path: Path) -> None:
     home = prepare_home(tmp_path / "dagster")
     open_instance(home).dispose()

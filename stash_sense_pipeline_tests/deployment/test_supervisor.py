@@ -5,22 +5,32 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from stash_sense_pipeline.deployment import supervisor
-from stash_sense_pipeline.deployment.supervisor import _Interruption, _Service, _stop
+from stash_sense_pipeline.deployment.supervisor import UiServer, _Interruption, _Service, _stop, _watch
+from stash_sense_pipeline_tests.postgres import free_port
 
 STUBBORN = """
 import signal, time
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 open("ready", "w").close()
-time.sleep(600)
+while True:
+    time.sleep(1000)
+"""
+# It answers the first signal with a second one.
+IMPATIENT = """
+import os, signal, time
+signal.signal(signal.SIGINT, lambda *_: os.kill(os.getppid(), signal.SIGINT))
+open("ready", "w").close()
+while True:
+    time.sleep(1000)
 """
 
 
@@ -41,7 +51,7 @@ def stubborn(tmp_path: Path, interruption: _Interruption) -> _Service:
 
 
 def await_file(path: Path) -> None:
-    give_up = time.monotonic() + 30
+    give_up = time.monotonic() + 240
     while not path.exists():
         assert time.monotonic() < give_up, f"no {path.name}"
         time.sleep(0.01)
@@ -64,25 +74,50 @@ def test_a_signal_during_a_start_leaves_no_process(
         with pytest.raises(KeyboardInterrupt):
             stubborn.start()
         _stop([stubborn], interruption)
-        assert started[0].poll() is not None
+        assert started[0].wait(timeout=240) in (-signal.SIGINT, -signal.SIGKILL)
     finally:
         started[0].kill()
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_the_wait_and_leaves_no_process(
-    stubborn: _Service, interruption: _Interruption
+    tmp_path: Path, interruption: _Interruption, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stubborn.start()
-    assert stubborn.process is not None
-    await_file(stubborn.directory / "ready")
-    impatient = subprocess.Popen(
-        [sys.executable, "-c", f"import os, time; time.sleep(1); os.kill({os.getpid()}, {signal.SIGINT:d})"]
+    # Without the second signal the wait would be longer than the test may take.
+    monkeypatch.setattr(supervisor, "_STOP_SECONDS", 10_000)
+    (tmp_path / "impatient.py").write_text(IMPATIENT)
+    service = _Service("the impatient one", ["impatient"], dict(os.environ), tmp_path, interruption)
+    service.start()
+    assert service.process is not None
+    try:
+        await_file(tmp_path / "ready")
+        _stop([service], interruption)
+        assert interruption.asked
+        assert service.process.wait(timeout=240) == -signal.SIGKILL
+    finally:
+        service.process.kill()
+
+
+@pytest.mark.slow
+def test_a_program_that_ends_early_after_its_start_ends_the_supervisor(
+    stubborn: _Service, interruption: _Interruption, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # However long this machine takes to start it, it ends early.
+    monkeypatch.setattr(supervisor, "_EARLY_END_SECONDS", 10_000)
+    broken, daemon = (
+        replace(stubborn, name=name, command=["nothing_of_that_name"]) for name in ("broken", "the daemon")
     )
-    begun = time.monotonic()
-    _stop([stubborn], interruption)
-    impatient.wait()
-    assert time.monotonic() - begun < 20
-    assert stubborn.process.poll() == -signal.SIGKILL
+    server = UiServer(stubborn.directory, "127.0.0.1", free_port(), {})
+    said: list[str] = []
+    try:
+        assert _watch([stubborn, broken, daemon], server, said.append, lambda: None) == 1
+        assert stubborn.runs
+    finally:
+        stubborn.signal(signal.SIGKILL)
+    assert len(said) == 1
+    assert said[0].startswith("broken ended ")
+    assert said[0].endswith("s after its start (exit code 1); all programs are ended")
+    assert daemon.process is None, "the UI never answered"
 
 
 def test_a_signal_at_any_other_time_raises_keyboard_interrupt(interruption: _Interruption) -> None:

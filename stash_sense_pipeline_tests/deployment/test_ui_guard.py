@@ -325,6 +325,7 @@ def test_every_route_of_the_webserver_is_known_here() -> None:
     assert all(isinstance(route, (Route, WebSocketRoute, Mount)) for route in routes)
 
 
+@pytest.mark.slow
 @given(
     st.sampled_from(["GET", "HEAD", "POST", "PUT"]),
     st.lists(

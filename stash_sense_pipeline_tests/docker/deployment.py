@@ -181,7 +181,7 @@ def graphql(query: str, variables: dict[str, Any] | None = None) -> dict[str, An
     """The answer of the UI's GraphQL API."""
     body = json.dumps({"query": query, "variables": variables or {}}).encode()
     request = urllib.request.Request(f"{UI}/graphql", body, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=60) as answer:
+    with urllib.request.urlopen(request, timeout=240) as answer:
         said = json.load(answer)
     assert "errors" not in said, said
     return dict(said["data"])
@@ -194,7 +194,7 @@ def wait_until(ready: Callable[[], _T], seconds: float, what: str) -> _T:
         if found:
             return found
         assert time.monotonic() < give_up, f"waited {seconds} s for {what}"
-        time.sleep(1)
+        time.sleep(0.5)
 
 
 LAUNCH = """mutation($p: ExecutionParams!) {launchPipelineExecution(executionParams: $p) {__typename

@@ -86,7 +86,7 @@ class Engine:
 def running_engine(directory: Path) -> Iterator[Engine]:
     """Starts dockerd with all its files under `directory`, and stops it with all its containers at the end.
 
-    Raises NoEngineError when that, or a first container, does not succeed within a minute.
+    Raises NoEngineError when that, or a first container, does not succeed within four minutes.
     """
     engine = Engine(directory)
     log = (directory / "dockerd.log").open("wb")
@@ -97,7 +97,7 @@ def running_engine(directory: Path) -> Iterator[Engine]:
     command += ["--bip", f"{BRIDGE}/24"]
     server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
     try:
-        give_up = time.monotonic() + 60
+        give_up = time.monotonic() + 240
         while engine.run("docker", "info", check=False).returncode:
             if server.poll() is not None or time.monotonic() > give_up:
                 lines = (directory / "dockerd.log").read_text().splitlines() or ["it said nothing"]
@@ -109,7 +109,7 @@ def running_engine(directory: Path) -> Iterator[Engine]:
         engine.remove_containers()
         server.send_signal(signal.SIGTERM)
         try:
-            server.wait(timeout=60)
+            server.wait(timeout=240)
         finally:
             log.close()
 
@@ -133,7 +133,7 @@ def _run_a_container(engine: Engine) -> None:
     ]
     for command in (["bash", "-c", image], container):
         try:
-            result = engine.run(*command, timeout=60, check=False)
+            result = engine.run(*command, timeout=240, check=False)
         except subprocess.TimeoutExpired as error:
             raise NoEngineError(f"no container starts: {command[1]} hangs") from error
         if result.returncode:

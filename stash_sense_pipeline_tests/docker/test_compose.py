@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 
 from stash_sense_pipeline.sandbox.demo_population import make_demo_world
+from stash_sense_pipeline.sandbox.faults import Fault, FaultKind
 from stash_sense_pipeline.sandbox.servers import SandboxServers, sources_settings
 from stash_sense_pipeline_tests.docker.deployment import (
     KNOCK,
@@ -36,7 +36,7 @@ from stash_sense_pipeline_tests.docker.engine import (
 )
 
 INSTALL = PROJECT / "docs" / "install.md"
-pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(3600)]
 
 
 @pytest.fixture(scope="module")
@@ -58,15 +58,21 @@ def fresh(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 @pytest.fixture(scope="module")
-def deployment(fresh: tuple[Deployment, str]) -> Iterator[Deployment]:
-    """The same services with two stash-boxes of the sandbox on the engine's bridge."""
+def servers(fresh: tuple[Deployment, str]) -> Iterator[SandboxServers]:
+    """The sources of a sandbox on the engine's bridge."""
+    with SandboxServers(make_demo_world(seed=6, people=30), host=BRIDGE) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def deployment(fresh: tuple[Deployment, str], servers: SandboxServers) -> Deployment:
+    """The same services with two stash-boxes of the sandbox."""
     made, _ = fresh
-    with SandboxServers(make_demo_world(seed=6, people=30), host=BRIDGE) as servers:
-        kept = sources_settings(servers)
-        kept["stash_boxes"] = {name: kept["stash_boxes"][name] for name in SOURCES}
-        made.use_sandbox(kept, servers)
-        made.await_healthy("postgres", "engine", "code", "webserver", "daemon")
-        yield made
+    kept = sources_settings(servers)
+    kept["stash_boxes"] = {name: kept["stash_boxes"][name] for name in SOURCES}
+    made.use_sandbox(kept, servers)
+    made.await_healthy("postgres", "engine", "code", "webserver", "daemon")
+    return made
 
 
 def test_compose_up_alone_starts_everything_and_says_what_is_missing(fresh: tuple[Deployment, str]) -> None:
@@ -126,7 +132,7 @@ def knock(deployment: Deployment, networks: list[str], *places: str) -> list[str
         engine.docker("network", "connect", network, name)
     try:
         engine.docker("start", name)
-        engine.docker("wait", name, timeout=120)
+        engine.docker("wait", name, timeout=400)
         return engine.docker("logs", name).split()
     finally:
         engine.docker("rm", "-f", name)
@@ -148,7 +154,7 @@ def test_flaresolverr_reaches_no_service_and_runs_reach_it(deployment: Deploymen
     )
     try:
         assert wait_until(
-            lambda: knock(deployment, sorted(RUN_NETWORKS), "flaresolverr:8191"), 60, "FlareSolverr"
+            lambda: knock(deployment, sorted(RUN_NETWORKS), "flaresolverr:8191"), 240, "FlareSolverr"
         ) == ["flaresolverr:8191"]
         (address,) = json.loads(deployment.engine.docker("inspect", stand_in))[0]["NetworkSettings"][
             "Networks"
@@ -184,7 +190,7 @@ def test_the_ui_refuses_other_origins_and_other_host_names(deployment: Deploymen
         (f"{UI}/graphql", body, {"Content-Type": "text/plain"}),
     ):
         with pytest.raises(urllib.error.HTTPError, match=r"403|405|415"):
-            urllib.request.urlopen(urllib.request.Request(address, given, headers), timeout=30)
+            urllib.request.urlopen(urllib.request.Request(address, given, headers), timeout=240)
     assert deployment.state("code")["Health"]["Status"] == "healthy"
 
 
@@ -298,18 +304,23 @@ def test_exactly_the_runs_with_a_pooled_asset_ask_for_a_gpu(deployment: Deployme
     assert "set STASH_SENSE_DEVICE=cpu" in said
 
 
-def test_a_run_whose_container_is_killed_is_found_dead_and_retried(deployment: Deployment) -> None:
+def test_a_run_is_found_dead_and_retried_when_its_container_is_killed(
+    deployment: Deployment, servers: SandboxServers
+) -> None:
+    # Its source does not answer, so that the run has not ended when it is killed.
+    hang = servers.traffic.inject(Fault(FaultKind.HANG, box="stashdb", times=None, seconds=1200))
     killed = click_materialize("refresh_source", [], "stashdb")
-    wait_until(lambda: deployment.status(killed) == "STARTED", 120, "the run")
+    wait_until(lambda: hang.done, 300, "the first request of the run")
     (container,) = deployment.engine.docker("ps", "-q", "--filter", f"label=dagster/run_id={killed}").split()
     deployment.kill(container)
-    wait_until(lambda: deployment.status(killed) == "FAILURE", 120, "run monitoring")
+    servers.traffic.clear_faults()
+    wait_until(lambda: deployment.status(killed) == "FAILURE", 300, "run monitoring")
 
     def retries() -> list[str]:
         parent = {"key": "dagster/parent_run_id", "value": killed}
         return [run["runId"] for run in deployment.runs() if parent in run["tags"]]
 
-    deployment.await_success(wait_until(retries, 120, "the retry"))
+    deployment.await_success(wait_until(retries, 300, "the retry"))
 
 
 def test_killed_services_are_restarted_and_runs_continue(deployment: Deployment) -> None:
@@ -317,7 +328,9 @@ def test_killed_services_are_restarted_and_runs_continue(deployment: Deployment)
     for service in ("code", "engine", "webserver", "daemon", "postgres"):
         before = deployment.state(service)["StartedAt"]
         deployment.kill(deployment.compose("ps", "-q", service).strip())
-        wait_until(lambda name=service, time=before: deployment.state(name)["StartedAt"] != time, 60, service)
+        wait_until(
+            lambda name=service, time=before: deployment.state(name)["StartedAt"] != time, 240, service
+        )
     deployment.await_healthy("postgres", "code", "webserver", "daemon")
     deployment.await_success([wait_until(refreshing, 300, "the UI")])
 
@@ -332,10 +345,9 @@ def refreshing() -> str | None:
 
 def test_all_services_stop_within_their_time_and_lose_nothing(deployment: Deployment) -> None:
     deployment.write_variables(STASH_SENSE_DEVICE="cpu")
-    begun = time.monotonic()
-    deployment.compose("stop", timeout=120)
-    assert time.monotonic() - begun < 60, "something did not stop by itself"
+    deployment.compose("stop", timeout=400)
     for service in ("code", "engine", "webserver", "daemon", "postgres"):
+        # The engine kills what does not stop by itself in its time, and the code is 137.
         assert deployment.state(service)["ExitCode"] in (0, 130, 143), service
     deployment.compose("up", "-d", timeout=600)
     deployment.await_healthy("code", "webserver", "daemon")

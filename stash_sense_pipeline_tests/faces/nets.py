@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -11,13 +12,14 @@ import yaml
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from stash_sense_pipeline.faces.models.model_packs import ModelPack, load_pack
 from stash_sense_pipeline.foundation.files import sha256_file
 
 STRIDES = (8, 16, 32)
 CELL = 32
 
 
-class _Graph:
+class Graph:
     """Collects nodes and weights of one network."""
 
     def __init__(self) -> None:
@@ -42,11 +44,15 @@ class _Graph:
         onnx.save(model, path)
 
 
+# Adds layers that cost time, and returns a tensor (1, 1, 1, 1) that needs them and is next to nothing.
+Ballast = Callable[[Graph], str]
+
+
 def _tensor(name: str, shape: list[int | str]) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
 
 
-def _head(graph: _Graph, features: str, stride: int, weights: dict[str, tuple[NDArray, NDArray]]) -> None:
+def _head(graph: Graph, features: str, stride: int, weights: dict[str, tuple[NDArray, NDArray]]) -> None:
     """Scores, boxes and landmarks of one stride as SCRFD's export has them: rank 2, two anchors a cell."""
     for name, width in (("score", 1), ("bbox", 4), ("kps", 10)):
         kernel, bias = weights[name]
@@ -66,7 +72,7 @@ def _outputs() -> list[onnx.ValueInfoProto]:
     return [_tensor(f"{name}_{stride}", ["n", width]) for name, width in widths for stride in STRIDES]
 
 
-def _ballast(graph: _Graph, channels: int) -> str:
+def _ballast(graph: Graph, channels: int) -> str:
     """Convolutions that cost time and change nothing: three halvings of the input, then a mean that counts for nothing."""
     rng = np.random.default_rng(channels)
     features, width = "input", 3
@@ -94,7 +100,7 @@ def marker_detector(path: Path, ballast: int = 0) -> None:
     from the cell's upper left corner to each side, with b from -1 to 1. Expects RGB to be handed to
     insightface's class.
     """
-    graph = _Graph()
+    graph = Graph()
     # The class swaps the channels: the network sees blue, green, red.
     red_over_green = np.array([0.0, -20.0, 20.0])
     blue = np.array([2.0, 0.0, 0.0])
@@ -118,7 +124,7 @@ def random_detector(path: Path, seed: int, channels: int = 16) -> None:
     rank 2).
     """
     rng = np.random.default_rng(seed)
-    graph, features, width = _Graph(), "input.1", 3
+    graph, features, width = Graph(), "input.1", 3
     for depth, stride in enumerate((2, 4, 8, 16, 32)):
         kernel = rng.normal(0, 1.6 / np.sqrt(width * 9), (channels, width, 3, 3))
         graph.weight(f"stem{depth}_w", kernel)
@@ -153,7 +159,7 @@ def random_embedder(
 ) -> None:
     """A small random convolutional embedder with a true interface. `broken`: give `zero` or `nan` vectors."""
     rng = np.random.default_rng(seed)
-    graph, features = _Graph(), "input"
+    graph, features = Graph(), "input"
     if layout == "nhwc":
         features = graph.add("Transpose", ["input"], "nchw", perm=[0, 3, 1, 2])
     width = 3
@@ -213,7 +219,7 @@ def with_norm(source: Path, path: Path) -> None:
 
 
 def with_pooled_axes(source: Path, path: Path) -> None:
-    """An embedder whose vector keeps the axes of its pooling: (N, dim, 1, 1)."""
+    """An embedder with a vector that keeps the axes of its pooling: (N, dim, 1, 1)."""
     model = onnx.load(source)
     graph = model.graph
     graph.initializer.append(numpy_helper.from_array(np.array([0, 512, 1, 1], np.int64), "pooled_shape"))
@@ -280,4 +286,100 @@ def picture(
         difference = (34 + np.log(confidence / (1 - confidence))) / 20 * 128
         cell = (slice(row * CELL, (row + 1) * CELL), slice(column * CELL, (column + 1) * CELL))
         image[cell] = (255, max(0, round(255 - difference)), blue)
+    return image
+
+
+def with_tattoos(
+    directory: Path,
+    side: float = 64.0,
+    seed: int = 5,
+    broken: str = "",
+    ballast: Ballast | None = None,
+    widths: tuple[int, ...] = (8, 16, 32),
+) -> None:
+    """Adds networks for tattoos to a pack. A tattoo is a blue cell of 32 pixels; its box has `side` pixels.
+
+    `broken`: the embedder gives `zero` or `nan` vectors, or, with `nan_boxes`, the detector numbers that are not finite.
+    `ballast` and `widths` set the operations of detector and embedder.
+    """
+    marker_tattoo_detector(directory / "tattoo_detector.onnx", side, broken == "nan_boxes", ballast)
+    random_embedder(
+        directory / "tattoo_embedder.onnx",
+        seed,
+        size=224,
+        layout="nchw",
+        dim=1280,
+        widths=widths,
+        broken=broken if broken in ("zero", "nan") else "",
+    )
+    path = directory / "pack.yaml"
+    description = yaml.safe_load(path.read_text())
+    description["tattoo"] = {
+        "detector": {
+            "file": "tattoo_detector.onnx",
+            "kind": "yolov5",
+            "input_size": 640,
+            "sha256": sha256_file(directory / "tattoo_detector.onnx"),
+        },
+        "embedder": {
+            "file": "tattoo_embedder.onnx",
+            "input_size": 224,
+            "dim": 1280,
+            "sha256": sha256_file(directory / "tattoo_embedder.onnx"),
+        },
+    }
+    path.write_text(yaml.safe_dump(description, sort_keys=False))
+
+
+def pack_with_tattoos(directory: Path, **changes: Any) -> ModelPack:
+    """The pack of `write_pack` with the networks of `with_tattoos`."""
+    write_pack(directory)
+    with_tattoos(directory, **changes)
+    return load_pack(str(directory), directory)
+
+
+def marker_tattoo_detector(
+    path: Path, side: float, nan: bool = False, ballast: Ballast | None = None
+) -> None:
+    """A YOLOv5 with a rule for weights: a cell that is more blue than red is a tattoo, the bluer the surer."""
+    graph = Graph()
+    pool = graph.add("AveragePool", ["input"], "pool", kernel_shape=[CELL] * 2, strides=[CELL] * 2)
+    if ballast is not None:
+        pool = graph.add("Add", [pool, ballast(graph)], "ballasted")
+    kernel = np.zeros((6, 3))
+    kernel[4] = (-12.0, 0.0, 12.0)
+    graph.weight("kernel", kernel.reshape(6, 3, 1, 1))
+    graph.weight("bias", np.array([0.0, 0.0, side, side, -8.0, 9.0]))
+    graph.add("Conv", [pool, "kernel", "bias"], "map")
+    graph.add("Transpose", ["map"], "rows", perm=[0, 2, 3, 1])
+    shape = graph.weight("shape", np.array([1, -1, 6], dtype=np.int64))
+    graph.add("Reshape", ["rows", shape], "flat")
+    split = graph.weight("split", np.array([4, 2], dtype=np.int64))
+    graph.nodes.append(helper.make_node("Split", ["flat", split], ["place", "logits"], axis=2))
+    graph.add("Sigmoid", ["logits"], "scores")
+    middles = (np.arange(640 // CELL) + 0.5) * CELL
+    grid = np.stack([*np.meshgrid(middles, middles), *[np.zeros((20, 20))] * 2], -1).reshape(1, -1, 4)
+    graph.weight("grid", grid)
+    graph.add("Add", ["place", "grid"], "boxes")
+    graph.add("Concat", ["boxes", "scores"], "found", axis=2)
+    graph.weight("factor", [float("nan") if nan else 1.0])
+    graph.add("Mul", ["found", "factor"], "output")
+    graph.save(path, [_tensor("input", [1, 3, 640, 640])], [_tensor("output", [1, 400, 6])])
+
+
+def yolo_of(path: Path, rows: NDArray[np.float32]) -> None:
+    """A YOLOv5 that gives the same rows (N, 6) for every picture."""
+    graph = Graph()
+    graph.weight("rows", rows.astype(np.float32)[None])
+    graph.add("ReduceMean", ["images"], "mean", axes=[1, 2, 3], keepdims=1)
+    graph.add("Mul", ["mean", graph.weight("nothing", [0.0])], "zero")
+    graph.add("Reshape", ["zero", graph.weight("one", np.array([1, 1, 1], dtype=np.int64))], "shaped")
+    graph.add("Add", ["rows", "shaped"], "output")
+    graph.save(path, [_tensor("images", [1, 3, 640, 640])], [_tensor("output", [1, len(rows), 6])])
+
+
+def tattooed(image: NDArray[np.uint8], column: int, row: int, blue: int = 255) -> NDArray[np.uint8]:
+    """The picture with a tattoo for `marker_tattoo_detector` in a cell."""
+    cell = (slice(row * CELL, (row + 1) * CELL), slice(column * CELL, (column + 1) * CELL))
+    image[cell] = (30, 60, blue)
     return image

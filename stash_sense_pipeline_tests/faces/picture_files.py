@@ -83,7 +83,7 @@ def jpeg_file(
 
 
 def many_scans(scans: int, size: tuple[int, int] = (900, 900)) -> bytes:
-    """A progressive JPEG whose last scan, of a few bytes, comes again and again."""
+    """A progressive JPEG that repeats its last scan, of a few bytes, again and again."""
     whole = saved(Image.new("RGB", size, (90, 60, 60)), format="JPEG", progressive=True)
     last = whole.rindex(b"\xff\xda")
     return whole[:last] + whole[last:-2] * scans + whole[-2:]

@@ -34,6 +34,7 @@ def placed(scale: float, angle: float, x: float, y: float) -> np.ndarray:
     return (TEMPLATE - 56) @ turn.T * scale + (x, y)
 
 
+@pytest.mark.slow
 @given(
     seed=st.integers(0, 2**32 - 1),
     scale=st.floats(0.3, 12),

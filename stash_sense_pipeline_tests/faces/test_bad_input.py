@@ -85,6 +85,7 @@ FILES = {
 }
 
 
+@pytest.mark.slow
 def test_each_kind_of_file_has_its_outcome(
     any_catalog: sa.Engine, server: ImageServer, pack: ModelPack
 ) -> None:
@@ -98,6 +99,7 @@ def test_each_kind_of_file_has_its_outcome(
     assert report.failed == {"empty": 1, "html": 1, "not_an_image": 1, "truncated": 1}
 
 
+@pytest.mark.slow
 def test_a_wrong_content_type_does_not_matter(
     catalog: sa.Engine, server: ImageServer, pack: ModelPack
 ) -> None:
@@ -108,6 +110,7 @@ def test_a_wrong_content_type_does_not_matter(
     assert verdicts(catalog) == {"image": DONE, "page": ("failed", "html")}
 
 
+@pytest.mark.slow
 def test_a_redirect_is_followed_on_the_same_host_only(
     catalog: sa.Engine, server: ImageServer, pack: ModelPack
 ) -> None:

@@ -7,10 +7,12 @@ import hashlib
 import io
 import os
 import signal
+import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.faces.collect import CollectReport, collect_faces
 from stash_sense_pipeline.faces.collection.image_fetcher import ImageRequest
 from stash_sense_pipeline.faces.collection.run_context import CollectLimits
+from stash_sense_pipeline.faces.crop_embedding import EmbeddingRules
 from stash_sense_pipeline.faces.embed_waiting import embed_waiting
 from stash_sense_pipeline.faces.extraction.decode import DecodeLimits
 from stash_sense_pipeline.faces.extraction.extract_face import decode_crop
@@ -46,6 +49,7 @@ from stash_sense_pipeline.privacy.suppression.suppression_list import (
     store_hashes,
 )
 from stash_sense_pipeline.settings.schema import GlobalSettings, QualityFilters, SourceSettings
+from stash_sense_pipeline_tests.faces.databases import by_database
 from stash_sense_pipeline_tests.faces.nets import picture, write_pack
 from stash_sense_pipeline_tests.faces.world import (
     LONG_AGO,
@@ -124,6 +128,7 @@ def lite(catalog: sa.Engine, server: ImageServer, pack: ModelPack) -> World:
 GOOD = [(5, 5, 0.95, 120)]
 
 
+@cache
 def portrait(seed: int) -> bytes:
     return png(picture(GOOD, seed))
 
@@ -135,6 +140,7 @@ def portraits(world: World, listed: Mapping[str, Sequence[str]]) -> None:
     world.server.bodies.update({name: portrait(seed) for seed, name in enumerate(names)})
 
 
+@pytest.mark.slow
 def test_a_good_image_becomes_a_face_and_a_crop(world: World) -> None:
     portraits(world, {"p": ["a"]})
     report = world.collect()
@@ -157,6 +163,7 @@ def test_a_good_image_becomes_a_face_and_a_crop(world: World) -> None:
     assert decode_crop(crop.png).shape == (112, 112, 3)
 
 
+@pytest.mark.slow
 def test_a_second_run_has_nothing_to_do(world: World) -> None:
     portraits(world, {"p": ["a", "b"], "q": ["c"]})
     world.collect()
@@ -167,6 +174,7 @@ def test_a_second_run_has_nothing_to_do(world: World) -> None:
     assert set(world.server.requests.values()) == {1}
 
 
+@pytest.mark.slow
 def test_every_verdict_has_its_reason(world: World) -> None:
     buffer = io.BytesIO()
     Image.new("1", (8000, 6000)).save(buffer, format="PNG")
@@ -199,6 +207,7 @@ def test_every_verdict_has_its_reason(world: World) -> None:
     assert world.rows(faces) == []
 
 
+@pytest.mark.slow
 def test_several_faces_at_medium_trust_give_the_largest(lite: World) -> None:
     lite.serve(group=png(picture([(4, 4, 0.95, 100), (13, 13, 0.95, 140)], 4)))
     lite.list({"p": ["group"]})
@@ -208,6 +217,7 @@ def test_several_faces_at_medium_trust_give_the_largest(lite: World) -> None:
     assert face.x1 > 256
 
 
+@pytest.mark.slow
 def test_performers_with_the_fewest_faces_come_first(lite: World) -> None:
     portraits(lite, {"p": ["p1", "p2", "p3"], "q": ["q1", "q2"]})
     lite.source = box(lite.server, max_faces=2)
@@ -234,6 +244,7 @@ def test_performers_with_the_fewest_faces_come_first(lite: World) -> None:
     assert order == ["r1", "s1", "r2", "p3"]
 
 
+@pytest.mark.slow
 def test_a_performer_gets_no_more_faces_than_its_caps_and_none_when_complete(lite: World) -> None:
     portraits(lite, {"p": [f"p{i}" for i in range(9)], "q": [f"q{i}" for i in range(9)]})
     lite.source = box(lite.server, max_faces=4)
@@ -274,6 +285,7 @@ def shown(world: World, source: str) -> set[str]:
     return {image_id for image_id, row in world.images(source).items() if row.state == "done"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [("boxed", "second"), ("second", "boxed")])
 def test_faces_of_all_sources_make_a_performer_complete_in_any_order(
     lite: World, order: tuple[str, str]
@@ -297,6 +309,7 @@ def test_faces_of_all_sources_make_a_performer_complete_in_any_order(
     assert lite.collect().faces == 1, "with more faces wanted, the performer is not complete"
 
 
+@pytest.mark.slow
 def test_a_complete_performer_gets_only_images_that_appear_afterwards(lite: World) -> None:
     lite.settings = GlobalSettings(completeness_threshold=2)
     portraits(lite, {"p": ["a", "b", "c"]})
@@ -312,6 +325,7 @@ def test_a_complete_performer_gets_only_images_that_appear_afterwards(lite: Worl
     assert len(shown(lite, "boxed")) == 4
 
 
+@pytest.mark.slow
 def test_a_complete_performer_gets_back_the_faces_that_another_detector_needs(lite: World) -> None:
     portraits(lite, {"p": ["a", "b", "c", "d"]})
     lite.source = box(lite.server, max_faces=3)
@@ -332,6 +346,7 @@ def copy_of(body: bytes) -> bytes:
     return buffer.getvalue()
 
 
+@pytest.mark.slow
 def test_a_copy_of_a_picture_is_not_another_face_of_a_person(world: World) -> None:
     portraits(world, {"p": ["a", "c", "d"], "q": ["e", "f", "g"]})
     world.serve(b=copy_of(world.server.bodies["a"]))
@@ -370,6 +385,7 @@ def test_images_of_deleted_records_are_not_fetched(lite: World) -> None:
     assert set(lite.server.requests) == {"shared"}
 
 
+@pytest.mark.slow
 def test_an_image_of_several_people_is_fetched_once(world: World) -> None:
     portraits(world, {f"p{i}": ["shared", f"own{i}"] for i in range(5)})
     report = world.collect()
@@ -402,6 +418,7 @@ class Suppress:
         return self
 
 
+@pytest.mark.slow
 def test_nothing_of_a_suppressed_image_is_stored(lite: World) -> None:
     portraits(lite, {"p": ["by-bytes", "by-url", "free"], "gone": ["hers"]})
     digest = hashlib.sha256(lite.server.bodies["by-bytes"]).hexdigest()
@@ -416,25 +433,23 @@ def test_nothing_of_a_suppressed_image_is_stored(lite: World) -> None:
     assert set(lite.server.requests) == {"by-bytes", "free"}
 
 
+@pytest.mark.slow
 def test_a_picture_that_is_suppressed_while_it_is_fetched_is_not_stored(lite: World) -> None:
     portraits(lite, {"p": ["hers", "free"]})
     digest = hashlib.sha256(lite.server.bodies["hers"]).hexdigest()
     lite.suppressions = load_suppressions(lite.catalog, KEY)
-    lite.server.latency = 0.3
 
-    async def go() -> CollectReport:
-        task = asyncio.create_task(lite.collecting())
-        await asyncio.sleep(0.15)
+    def suppress() -> None:
         with writing(lite.catalog) as connection:
             store_hashes(connection, KEY, [HashRow("image", image_hash(KEY, digest), "asked", LONG_AGO)])
-        return await task
 
-    report = asyncio.run(go())
+    report = collect_while(lite, suppress)
     assert (report.done, report.rejected) == (1, {"suppressed": 1})
     assert [face.image_id for face in lite.rows(faces)] == ["free"]
     assert lite.images()["hers"].sha256 is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [404, 410])
 def test_a_picture_that_is_taken_down_leaves_no_face(
     lite: World, other_embedders: ModelPack, status: int
@@ -457,6 +472,21 @@ def test_a_picture_that_is_taken_down_leaves_no_face(
     assert lite.collect().processed == 0
 
 
+def collect_while(world: World, act: Callable[[], None]) -> CollectReport:
+    """Collects. The server answers the first requests only when `act` is done."""
+    may_answer = threading.Event()
+    world.server.gate = lambda image_id: may_answer.wait(120)
+
+    async def go() -> CollectReport:
+        task = asyncio.create_task(world.collecting())
+        await asked_for(world.server, 1)
+        act()
+        may_answer.set()
+        return await task
+
+    return asyncio.run(go())
+
+
 def count_detections(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     from stash_sense_pipeline.faces.models.detector import Detector
 
@@ -466,7 +496,10 @@ def count_detections(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
-@pytest.mark.parametrize("embedded_before", [False, True])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("any_catalog", "embedded_before"), by_database(True, False), indirect=["any_catalog"]
+)
 def test_the_same_bytes_in_another_source_are_not_detected_again(
     world: World, monkeypatch: pytest.MonkeyPatch, embedded_before: bool
 ) -> None:
@@ -494,6 +527,7 @@ def test_the_same_bytes_in_another_source_are_not_detected_again(
     assert len(world.rows(embeddings)) == 4
 
 
+@pytest.mark.slow
 def test_a_verdict_is_not_reused_at_another_trust_level(lite: World) -> None:
     group = png(picture([(4, 4, 0.95, 100), (13, 13, 0.95, 140)], 4))
     lite.serve(group=group, same=group)
@@ -505,6 +539,7 @@ def test_a_verdict_is_not_reused_at_another_trust_level(lite: World) -> None:
     assert (report.reused, report.done) == (0, 1)
 
 
+@pytest.mark.slow
 def test_a_listed_size_that_is_too_small_needs_no_request(lite: World) -> None:
     portraits(lite, {"p": ["a", "b"]})
     with writing(lite.catalog) as connection:
@@ -516,6 +551,7 @@ def test_a_listed_size_that_is_too_small_needs_no_request(lite: World) -> None:
     assert lite.collect().done == 1
 
 
+@pytest.mark.slow
 def test_a_failed_image_is_tried_again_later_and_given_up_in_the_end(lite: World) -> None:
     portraits(lite, {"p": ["a", "b"]})
     lite.server.statuses["a"] = 500
@@ -542,6 +578,7 @@ def test_a_failed_image_is_tried_again_later_and_given_up_in_the_end(lite: World
     assert lite.collect().processed == 0
 
 
+@pytest.mark.slow
 def test_a_failed_image_that_recovers_is_done(lite: World) -> None:
     portraits(lite, {"p": ["a", "b"]})
     lite.server.statuses["a"] = 500
@@ -553,6 +590,7 @@ def test_a_failed_image_that_recovers_is_done(lite: World) -> None:
     assert (image.state, image.reason, image.attempts, image.next_attempt_at) == ("done", None, 0, None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
@@ -573,6 +611,7 @@ def test_spoiled_bytes_are_rejected_after_the_last_attempt(lite: World, body: by
     assert lite.states()["a"] == ("rejected", reason)
 
 
+@pytest.mark.slow
 def test_more_permitted_attempts_requeue_images_that_were_given_up(lite: World) -> None:
     lite.serve(failing=portrait(1), spoiled=b"<html>", none=png(picture([], 1)))
     lite.server.statuses["failing"] = 500
@@ -592,6 +631,7 @@ def test_more_permitted_attempts_requeue_images_that_were_given_up(lite: World) 
     assert lite.collect().reopened.images == 0, "they wait for their time"
 
 
+@pytest.mark.slow
 def test_spoiled_bytes_that_recover_are_used(lite: World) -> None:
     lite.serve(a=b"<html>")
     lite.list({"p": ["a"]})
@@ -601,6 +641,7 @@ def test_spoiled_bytes_that_recover_are_used(lite: World) -> None:
     assert lite.collect().done == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "outcome"), [(429, Outcome.RATE_LIMITED), (403, Outcome.BLOCKED), (503, Outcome.TIMEOUT)]
 )
@@ -623,6 +664,7 @@ def test_a_run_ends_when_its_source_gives_no_answers(lite: World, status: int, o
     assert lite.collect().done == 60
 
 
+@pytest.mark.slow
 def test_faces_that_were_fetched_before_a_source_blocks_are_kept(lite: World) -> None:
     portraits(lite, {f"p{i:02}": [f"i{i:02}"] for i in range(40)})
     lite.limits = replace(QUICK, fetches=1)
@@ -644,6 +686,7 @@ def test_faces_that_were_fetched_before_a_source_blocks_are_kept(lite: World) ->
     assert states == {"done": 20, "failed": 6, "pending": 14}
 
 
+@pytest.mark.slow
 def test_an_unreachable_server_ends_the_run(lite: World) -> None:
     portraits(lite, {f"p{i}": [f"i{i}"] for i in range(30)})
     closed = box(lite.server)
@@ -657,6 +700,7 @@ def test_an_unreachable_server_ends_the_run(lite: World) -> None:
     assert {image.attempts for image in lite.images().values()} == {1}, "they have one address"
 
 
+@pytest.mark.slow
 def test_one_forbidden_image_does_not_end_the_run(lite: World) -> None:
     portraits(lite, {"p": ["a", "b", "c", "d"]})
     lite.server.statuses["b"] = 403
@@ -666,12 +710,19 @@ def test_one_forbidden_image_does_not_end_the_run(lite: World) -> None:
     assert (report.done, report.failed) == (3, {"blocked": 1})
 
 
+async def judged(detections: list[int], images: int) -> None:
+    """Returns when the detector has begun with so many images: the first ones have their verdicts."""
+    while len(detections) < images:
+        await asyncio.sleep(0.01)
+
+
 async def asked_for(server: ImageServer, images: int) -> None:
     """Returns when the server has had so many requests."""
     while sum(server.requests.values()) < images:
         await asyncio.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_a_file_that_is_too_long_is_not_read_to_its_end(lite: World) -> None:
     portraits(lite, {"p": ["a", "b"]})
     lite.server.bodies["a"] += bytes(300_000)
@@ -687,8 +738,12 @@ class Terminated(BaseException):
     """What a handler of SIGTERM raises, as Dagster's does."""
 
 
-def test_a_signal_that_interrupts_stores_what_has_a_verdict(lite: World) -> None:
-    portraits(lite, {f"p{i:03}": [f"i{i:03}"] for i in range(120)})
+@pytest.mark.slow
+def test_a_signal_that_interrupts_stores_what_has_a_verdict(
+    lite: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detections = count_detections(monkeypatch)
+    portraits(lite, {f"p{i:03}": [f"i{i:03}"] for i in range(80)})
     lite.server.latency = 0.02
     lite.limits = replace(QUICK, batch_seconds=60.0, batch_size=1000)
 
@@ -697,7 +752,7 @@ def test_a_signal_that_interrupts_stores_what_has_a_verdict(lite: World) -> None
 
     async def go() -> None:
         async def watch() -> None:
-            await asked_for(lite.server, 60)
+            await judged(detections, 20)
             os.kill(os.getpid(), signal.SIGTERM)
 
         watcher = asyncio.create_task(watch())
@@ -713,11 +768,12 @@ def test_a_signal_that_interrupts_stores_what_has_a_verdict(lite: World) -> None
     stored = len(lite.rows(faces))
     assert stored > 0
     lite.limits = QUICK
-    assert lite.collect().done == 120 - stored
+    assert lite.collect().done == 80 - stored
 
 
+@pytest.mark.slow
 def test_a_stopped_run_stores_every_image_that_it_fetched(lite: World) -> None:
-    portraits(lite, {f"p{i:03}": [f"i{i:03}"] for i in range(120)})
+    portraits(lite, {f"p{i:03}": [f"i{i:03}"] for i in range(80)})
     lite.server.latency = 0.02
 
     async def go() -> CollectReport:
@@ -730,21 +786,23 @@ def test_a_stopped_run_stores_every_image_that_it_fetched(lite: World) -> None:
     report = asyncio.run(go())
     assert report.interrupted
     assert report.outcome is None
-    assert 0 < report.done < 120
+    assert 0 < report.done < 80
     assert len(lite.rows(faces)) == report.done == report.fetched
     rest = lite.collect()
-    assert report.done + rest.done == 120
-    assert sum(lite.server.requests.values()) <= 120 + QUICK.fetches
+    assert report.done + rest.done == 80
+    assert sum(lite.server.requests.values()) <= 80 + QUICK.fetches
 
 
-def test_cancelling_stores_what_has_a_verdict(lite: World) -> None:
-    portraits(lite, {f"p{i:03}": [f"i{i:03}"] for i in range(120)})
+@pytest.mark.slow
+def test_cancelling_stores_what_has_a_verdict(lite: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    detections = count_detections(monkeypatch)
+    portraits(lite, {f"p{i:03}": [f"i{i:03}"] for i in range(80)})
     lite.server.latency = 0.02
     lite.limits = replace(QUICK, batch_seconds=60.0, batch_size=1000)
 
     async def go() -> None:
         task = asyncio.create_task(lite.collecting())
-        await asked_for(lite.server, 60)
+        await judged(detections, 20)
         task.cancel()
         await task
 
@@ -753,24 +811,22 @@ def test_cancelling_stores_what_has_a_verdict(lite: World) -> None:
     stored = len(lite.rows(faces))
     assert stored > 0, "nothing was committed before, so the drain did it"
     lite.limits = QUICK
-    assert lite.collect().done == 120 - stored
+    assert lite.collect().done == 80 - stored
 
 
+@pytest.mark.slow
 def test_an_image_that_the_source_withdrew_meanwhile_is_not_stored(lite: World) -> None:
     portraits(lite, {"p": ["a", "b"]})
-    lite.server.latency = 0.3
 
-    async def go() -> CollectReport:
-        task = asyncio.create_task(lite.collecting())
-        await asyncio.sleep(0.15)
+    def withdraw() -> None:
         with writing(lite.catalog) as connection:
             connection.execute(sa.delete(source_images).where(source_images.c.image_id == "a"))
-        return await task
 
-    asyncio.run(go())
+    collect_while(lite, withdraw)
     assert [face.image_id for face in lite.rows(faces)] == ["b"]
 
 
+@pytest.mark.slow
 def test_looser_filters_requeue_the_images_that_they_may_accept(lite: World) -> None:
     lite.serve(small=png(picture([(5, 5, 0.95, 20)], 3)), none=png(picture([], 1)), good=portrait(9))
     lite.list({"p": ["small", "none", "good"]})
@@ -797,12 +853,13 @@ def other_detector(tmp_path_factory: pytest.TempPathFactory) -> ModelPack:
     return load_pack(str(directory), Path("nowhere"))
 
 
+@pytest.mark.slow
 def test_a_new_pack_reembeds_from_crops_and_requeues_images_without_one(
     world: World, other_embedders: ModelPack
 ) -> None:
     portraits(world, {"p": ["a", "b"]})
     world.collect()
-    embed_waiting(world.catalog, "boxed", world.pack, keep_crops=True)
+    embed_waiting(world.catalog, "boxed", world.pack, EmbeddingRules(keep_crops=True))
     old = {(row.face_id, row.model): row.vector for row in world.rows(embeddings)}
     report = embed_waiting(world.catalog, "boxed", other_embedders)
     assert (report.embedded, report.re_embedded, report.crops_left) == (2, 2, 0)
@@ -821,6 +878,7 @@ def test_a_new_pack_reembeds_from_crops_and_requeues_images_without_one(
     assert sorted(row.vector for row in world.rows(embeddings)) == sorted(old.values())
 
 
+@pytest.mark.slow
 def test_collecting_requeues_for_its_pack_by_itself(world: World, other_embedders: ModelPack) -> None:
     portraits(world, {"p": ["a", "b"]})
     world.collect()
@@ -831,6 +889,7 @@ def test_collecting_requeues_for_its_pack_by_itself(world: World, other_embedder
     assert report.done == 2
 
 
+@pytest.mark.slow
 def test_another_detector_requeues_all_images(lite: World, other_detector: ModelPack) -> None:
     lite.serve(a=portrait(1), none=png(picture([], 2)), svg=b"<svg></svg>")
     lite.list({"p": ["a", "none", "svg"]})
@@ -843,6 +902,7 @@ def test_another_detector_requeues_all_images(lite: World, other_detector: Model
     assert len(lite.rows(faces)) == 1
 
 
+@pytest.mark.slow
 def test_a_catalog_that_cannot_be_written_gives_one_clear_line(lite: World) -> None:
     portraits(lite, {f"p{i}": [f"i{i}"] for i in range(40)})
     with lite.catalog.connect() as connection:
@@ -865,6 +925,7 @@ def test_a_catalog_that_cannot_be_written_gives_one_clear_line(lite: World) -> N
     assert lite.collect().done == 40 - stored
 
 
+@pytest.mark.slow
 def test_a_locked_catalog_gives_one_clear_line(lite: World, tmp_path: Path) -> None:
     portraits(lite, {"p": ["a"]})
     lite.catalog.dispose()
@@ -878,6 +939,7 @@ def test_a_locked_catalog_gives_one_clear_line(lite: World, tmp_path: Path) -> N
     assert lite.collect().done == 1
 
 
+@pytest.mark.slow
 def test_progress_reports_images_and_performers(lite: World) -> None:
     portraits(lite, {f"p{i}": [f"i{i}"] for i in range(5)})
     told: list[tuple[str, int, int | None, dict[str, int]]] = []

@@ -18,6 +18,7 @@ from PIL import Image
 from stash_sense_pipeline.faces.extraction.decode import DecodeLimits, decode_image
 from stash_sense_pipeline.faces.extraction.rejection_reasons import Reason, Rejected
 from stash_sense_pipeline_tests.faces.picture_files import chunk, many_scans, saved
+from stash_sense_pipeline_tests.processor_time import least_seconds
 
 LIMITS = DecodeLimits()
 
@@ -184,9 +185,8 @@ def huge_png_header() -> bytes:
 @pytest.mark.parametrize("bomb", [png_bomb, webp_canvas, gif_screen, huge_png_header])
 def test_a_bomb_is_refused_before_it_is_decoded(bomb: Callable[[], bytes]) -> None:
     data = bomb()
-    started = time.process_time()
     assert reason_of(data) is Reason.TOO_MANY_PIXELS
-    assert time.process_time() - started < 0.2
+    assert least_seconds(lambda: reason_of(data), 0.2) < 0.2
 
 
 def test_the_limit_of_pixels_is_inclusive() -> None:
@@ -216,6 +216,7 @@ def damages() -> st.SearchStrategy[Damage]:
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(data=st.sampled_from(WHOLE), done=st.lists(damages(), min_size=1, max_size=6))
 def test_damaged_files_give_pixels_or_a_reason_and_nothing_else(data: bytes, done: list[Damage]) -> None:
@@ -260,11 +261,11 @@ def grey_alpha_png(grey: np.ndarray) -> bytes:
     )
 
 
+@pytest.mark.slow
 def test_a_jpeg_of_thousands_of_scans_is_refused_at_once() -> None:
     data = many_scans(20_000, (3000, 3000))
-    started = time.process_time()
     assert reason_of(data) is Reason.TOO_COSTLY
-    assert time.process_time() - started < 0.5
+    assert least_seconds(lambda: reason_of(data), 0.5) < 0.5
 
 
 def test_scans_and_pixels_are_bounded_together() -> None:
@@ -286,11 +287,11 @@ def crumbs(kind: str) -> bytes:
 @pytest.mark.parametrize("kind", ["jpeg segments", "png chunks", "gif blocks"])
 def test_a_file_of_millions_of_pieces_is_refused_at_once(kind: str) -> None:
     data = crumbs(kind)
-    started = time.process_time()
     assert reason_of(data) is Reason.TOO_COSTLY
-    assert time.process_time() - started < 2
+    assert least_seconds(lambda: reason_of(data), 2) < 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "WEBP", "AVIF"])
 def test_a_picture_of_more_than_16_megapixels_comes_at_half_its_size(kind: str) -> None:
     small = smooth(40, 50)
@@ -347,7 +348,7 @@ STREAM = zlib.compress(b"".join(b"\0" + row.tobytes() for row in PHOTO))
         "rows behind the picture",
     ],
 )
-def test_a_png_whose_rows_are_all_there_gives_them(data: bytes) -> None:
+def test_a_png_with_all_rows_gives_them(data: bytes) -> None:
     assert np.array_equal(decode_image(data, LIMITS).rgb, PHOTO)
 
 
@@ -362,9 +363,7 @@ def test_a_png_with_a_damaged_critical_chunk_or_half_its_rows_is_truncated() -> 
 def test_a_webp_chunk_that_claims_gigabytes_takes_none(size: int) -> None:
     whole = saved(RGB, format="WEBP", quality=90)
     claims = whole[:4] + (len(whole) + 2).to_bytes(4, "little") + whole[8:16] + size.to_bytes(4, "little")
-    started = time.process_time()
-    reason_of(claims + whole[20:])
-    assert time.process_time() - started < 0.2
+    assert least_seconds(lambda: reason_of(claims + whole[20:]), 0.2) < 0.2
 
 
 @pytest.mark.parametrize(("kind", "code"), [("SHORT", "H"), ("LONG", "I")])

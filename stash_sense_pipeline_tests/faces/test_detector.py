@@ -14,7 +14,8 @@ import pytest
 from insightface.model_zoo import get_model
 
 from stash_sense_pipeline.faces.models.detector import DetectedFace, Detector
-from stash_sense_pipeline.faces.models.model_packs import ChannelOrder, ModelPack, load_pack
+from stash_sense_pipeline.faces.models.model_packs import ModelPack, load_pack
+from stash_sense_pipeline.faces.models.pack_fields import ChannelOrder
 from stash_sense_pipeline.foundation.errors import ModelPackError
 from stash_sense_pipeline.sandbox.demo import DEMO_PACK
 from stash_sense_pipeline.sandbox.invented.rendered_person import HELD_OUT_SEEDS, make_person
@@ -147,6 +148,7 @@ def test_faces_come_with_the_most_confident_first(pack: ModelPack) -> None:
     assert faces[0].side == pytest.approx(32.5, abs=1)
 
 
+@pytest.mark.slow
 def test_a_face_that_fills_the_picture_is_found_by_a_second_pass() -> None:
     """The demo pack's detector on close-ups of rendered people: a network that was trained, on faces too large for it."""
     spec = load_pack(str(DEMO_PACK), Path("nowhere")).detector
@@ -165,6 +167,7 @@ def test_a_face_that_fills_the_picture_is_found_by_a_second_pass() -> None:
     assert wrong == 0
 
 
+@pytest.mark.slow
 def test_scenery_gets_no_face_from_the_second_pass() -> None:
     detector = Detector(load_pack(str(DEMO_PACK), Path("nowhere")).detector)
     scenes = [render_scenery(HELD_OUT_SEEDS[seed]).image for seed in range(25)]
@@ -180,6 +183,7 @@ def test_a_strip_has_no_face(pack: ModelPack) -> None:
     assert Detector(pack.detector).detect(np.zeros((3000, 2, 3), np.uint8)) == []
 
 
+@pytest.mark.slow
 def test_threads_may_share_a_detector(random_pack: ModelPack) -> None:
     detector = Detector(replace(random_pack.detector, threshold=0.97))
     images = [noise(400, 300 + 40 * seed, seed) for seed in range(8)]

@@ -15,15 +15,17 @@ from stash_sense_pipeline.catalog.schema import aligned_crops, embeddings, faces
 from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.faces.collect import collect_faces
 from stash_sense_pipeline.faces.collection.run_context import CollectLimits
+from stash_sense_pipeline.faces.crop_embedding import EmbeddingControl, EmbeddingRules
 from stash_sense_pipeline.faces.embed_waiting import embed_waiting
 from stash_sense_pipeline.faces.extraction.decode import DecodeLimits, decode_image
 from stash_sense_pipeline.faces.models.detector import Detector
 from stash_sense_pipeline.faces.models.embedder import EmbeddingError
 from stash_sense_pipeline.faces.models.model_packs import ModelPack, load_pack
+from stash_sense_pipeline.faces.models.onnx_sessions import Device
 from stash_sense_pipeline.foundation.errors import DeviceError
 from stash_sense_pipeline.privacy.suppression.suppression_list import NO_SUPPRESSIONS
 from stash_sense_pipeline.settings.schema import GlobalSettings
-from stash_sense_pipeline_tests.faces.nets import describe_pack, picture, random_embedder
+from stash_sense_pipeline_tests.faces.nets import describe_pack, picture, random_embedder, tattooed
 from stash_sense_pipeline_tests.faces.test_embedder import cosines, reference
 from stash_sense_pipeline_tests.faces.world import (
     ImageServer,
@@ -36,8 +38,9 @@ from stash_sense_pipeline_tests.faces.world import (
 
 
 def fill(catalog: sa.Engine, server: ImageServer, pack: ModelPack, count: int) -> None:
-    """Collects `count` faces."""
-    server.bodies.update({f"i{i:03}": png(picture([(4 + i % 9, 5, 0.95, 90 + i)], i)) for i in range(count)})
+    """Collects `count` faces, each with one tattoo in its picture."""
+    pictures = [tattooed(picture([(4 + i % 9, 5, 0.95, 90 + i)], i), 2, 15) for i in range(count)]
+    server.bodies.update({f"i{i:03}": png(image) for i, image in enumerate(pictures)})
     list_performers(catalog, server, {f"p{i:03}": [f"i{i:03}"] for i in range(count)})
 
     async def go() -> None:
@@ -62,6 +65,7 @@ def stored(catalog: sa.Engine, table: sa.Table) -> list[sa.Row]:
         return list(connection.execute(sa.select(table).order_by(*table.primary_key)))
 
 
+@pytest.mark.slow
 def test_vectors_are_those_of_the_contract_from_the_file_to_the_catalog(
     any_catalog: sa.Engine, server: ImageServer, pack: ModelPack
 ) -> None:
@@ -70,7 +74,7 @@ def test_vectors_are_those_of_the_contract_from_the_file_to_the_catalog(
     from insightface.utils import face_align
 
     fill(any_catalog, server, pack, 6)
-    report = embed_waiting(any_catalog, "boxed", pack, batch_size=4)
+    report = embed_waiting(any_catalog, "boxed", pack, EmbeddingRules(batch_size=4))
     assert (report.embedded, report.vectors, report.crops_left) == (6, {"facenet": 6, "arcface": 6}, 0)
     detector = Detector(pack.detector)
     for face in stored(any_catalog, faces):
@@ -89,52 +93,57 @@ def test_vectors_are_those_of_the_contract_from_the_file_to_the_catalog(
             assert (row.pack, row.model_digest) == (pack.name, pack.embedders[name].digest)
 
 
+@pytest.mark.slow
 def test_batches_of_any_size_give_the_same_vectors(
     catalog: sa.Engine, server: ImageServer, pack: ModelPack
 ) -> None:
     fill(catalog, server, pack, 7)
-    embed_waiting(catalog, "boxed", pack, batch_size=1, keep_crops=True, threads=1)
+    embed_waiting(catalog, "boxed", pack, EmbeddingRules(batch_size=1, keep_crops=True, threads=1))
     one_by_one = stored(catalog, embeddings)
     with catalog.begin() as connection:
         connection.execute(sa.delete(embeddings))
-    embed_waiting(catalog, "boxed", pack, batch_size=100, threads=2)
+    embed_waiting(catalog, "boxed", pack, EmbeddingRules(batch_size=100, threads=2))
     assert [(r.face_id, r.model, r.vector) for r in one_by_one] == [
         (r.face_id, r.model, r.vector) for r in stored(catalog, embeddings)
     ]
 
 
+@pytest.mark.slow
 def test_crops_go_when_their_vectors_are_complete_unless_they_are_kept(
     catalog: sa.Engine, server: ImageServer, pack: ModelPack
 ) -> None:
     fill(catalog, server, pack, 5)
-    assert embed_waiting(catalog, "boxed", pack, keep_crops=True).crops_left == 5
-    again = embed_waiting(catalog, "boxed", pack, keep_crops=True)
+    assert embed_waiting(catalog, "boxed", pack, EmbeddingRules(keep_crops=True)).crops_left == 5
+    again = embed_waiting(catalog, "boxed", pack, EmbeddingRules(keep_crops=True))
     assert (again.embedded, again.crops_left) == (0, 5)
-    assert embed_waiting(catalog, "boxed", pack, keep_crops=False).crops_left == 0
+    assert embed_waiting(catalog, "boxed", pack, EmbeddingRules(keep_crops=False)).crops_left == 0
     assert stored(catalog, aligned_crops) == []
     assert len(stored(catalog, embeddings)) == 10
 
 
+@pytest.mark.slow
 def test_a_new_embedder_is_added_to_retained_crops(
     catalog: sa.Engine, server: ImageServer, pack: ModelPack, tmp_path: Path
 ) -> None:
     fill(catalog, server, pack, 3)
-    embed_waiting(catalog, "boxed", pack, keep_crops=True)
+    embed_waiting(catalog, "boxed", pack, EmbeddingRules(keep_crops=True))
     before = {(r.face_id, r.model): r for r in stored(catalog, embeddings)}
     larger = replace(pack, embedders={**pack.embedders, "adaface": added(tmp_path)})
-    report = embed_waiting(catalog, "boxed", larger, keep_crops=True)
+    report = embed_waiting(catalog, "boxed", larger, EmbeddingRules(keep_crops=True))
     assert report.vectors == {"facenet": 0, "arcface": 0, "adaface": 3}
     after = {(r.face_id, r.model): r for r in stored(catalog, embeddings)}
     assert {key: row for key, row in after.items() if key[1] != "adaface"} == before
 
 
 def added(directory: Path):
-    from stash_sense_pipeline.faces.models.model_packs import EmbedderSpec, Layout
+    from stash_sense_pipeline.faces.models.model_packs import EmbedderSpec
+    from stash_sense_pipeline.faces.models.pack_fields import Layout
 
     random_embedder(directory / "adaface.onnx", 77, size=112, layout="nchw")
     return EmbedderSpec(directory / "adaface.onnx", "d" * 64, 112, Layout.NCHW, 127.5, 127.5, 512)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", ["zero", "nan"])
 def test_a_network_that_gives_unusable_vectors_stores_nothing(
     catalog: sa.Engine, server: ImageServer, pack: ModelPack, tmp_path: Path, broken: str
@@ -149,6 +158,7 @@ def test_a_network_that_gives_unusable_vectors_stores_nothing(
     assert len(stored(catalog, aligned_crops)) == 3
 
 
+@pytest.mark.slow
 def test_a_failure_keeps_the_batches_before_it(
     catalog: sa.Engine, server: ImageServer, pack: ModelPack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,12 +170,13 @@ def test_a_failure_keeps_the_batches_before_it(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        embed_waiting(catalog, "boxed", pack, batch_size=2, progress=fail)
+        embed_waiting(catalog, "boxed", pack, EmbeddingRules(batch_size=2), EmbeddingControl(progress=fail))
     assert len(stored(catalog, embeddings)) == 8
     assert len(stored(catalog, aligned_crops)) == 2
     assert embed_waiting(catalog, "boxed", pack).embedded == 2
 
 
+@pytest.mark.slow
 def test_only_faces_of_the_given_source_are_embedded(
     catalog: sa.Engine, server: ImageServer, pack: ModelPack
 ) -> None:
@@ -183,14 +194,17 @@ def test_missing_cuda_raises_an_error_and_stores_no_vectors(
         pytest.skip("this machine has CUDA")
     fill(catalog, server, pack, 2)
     with pytest.raises(DeviceError):
-        embed_waiting(catalog, "boxed", pack, device="cuda")
+        embed_waiting(catalog, "boxed", pack, EmbeddingRules(device=Device.CUDA))
     assert stored(catalog, embeddings) == []
 
 
+@pytest.mark.slow
 def test_stopping_ends_with_a_whole_batch(catalog: sa.Engine, server: ImageServer, pack: ModelPack) -> None:
     fill(catalog, server, pack, 12)
     batches = iter([False, False, True])
-    report = embed_waiting(catalog, "boxed", pack, batch_size=4, stop=lambda: next(batches))
+    report = embed_waiting(
+        catalog, "boxed", pack, EmbeddingRules(batch_size=4), EmbeddingControl(stop=lambda: next(batches))
+    )
     assert (report.embedded, report.interrupted, report.crops_left) == (8, True, 4)
-    report = embed_waiting(catalog, "boxed", pack, batch_size=4)
+    report = embed_waiting(catalog, "boxed", pack, EmbeddingRules(batch_size=4))
     assert (report.embedded, report.interrupted, report.crops_left) == (4, False, 0)

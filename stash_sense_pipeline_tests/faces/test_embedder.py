@@ -14,8 +14,9 @@ import onnxruntime
 import pytest
 
 from stash_sense_pipeline.faces.models.embedder import Embedder, EmbeddingError, _buckets, preprocess
-from stash_sense_pipeline.faces.models.model_packs import ChannelOrder, EmbedderSpec, Layout, ModelPack
+from stash_sense_pipeline.faces.models.model_packs import EmbedderSpec, ModelPack
 from stash_sense_pipeline.faces.models.onnx_sessions import Device
+from stash_sense_pipeline.faces.models.pack_fields import ChannelOrder, Layout
 from stash_sense_pipeline.foundation.errors import DeviceError, ModelPackError
 from stash_sense_pipeline_tests.faces.nets import random_embedder, rewritten, with_norm, with_pooled_axes
 
@@ -85,6 +86,7 @@ def test_a_face_has_one_vector_alone_in_any_batch_and_with_any_threads(pack: Mod
             assert np.array_equal(three.embed(crops, True), alone)
 
 
+@pytest.mark.slow
 def test_a_face_has_one_vector_in_any_process(pack: ModelPack) -> None:
     script = (
         "import sys, numpy as np; from pathlib import Path;"
@@ -223,6 +225,7 @@ def test_missing_cuda_raises_an_error(pack: ModelPack) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 4, 5, 70])
 def test_the_batch_sizes_of_a_gpu_do_not_change_vectors(pack: ModelPack, count: int) -> None:
     crops = some_crops(count)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,6 +31,7 @@ from stash_sense_pipeline.foundation.errors import HttpStatusError, Outcome, Sou
 from stash_sense_pipeline.orchestration.metadata import image_refusal_check
 from stash_sense_pipeline.privacy.suppression.suppression_list import NO_SUPPRESSIONS
 from stash_sense_pipeline.settings.schema import GlobalSettings, StashBoxSettings
+from stash_sense_pipeline_tests.faces.databases import by_database
 from stash_sense_pipeline_tests.faces.nets import picture
 from stash_sense_pipeline_tests.faces.world import LONG_AGO, png
 
@@ -155,9 +157,9 @@ def lite(catalog: sa.Engine, pack: ModelPack) -> World:
 
 
 @contextmanager
-def fresh(pack: ModelPack) -> Iterator[World]:
+def fresh(catalog_file: Path, pack: ModelPack) -> Iterator[World]:
     with tempfile.TemporaryDirectory() as directory:
-        engine = open_catalog(f"sqlite:///{Path(directory) / 'catalog.db'}")
+        engine = open_catalog(f"sqlite:///{shutil.copy2(catalog_file, Path(directory) / 'catalog.db')}")
         yield World(engine, pack)
         engine.dispose()
 
@@ -169,7 +171,8 @@ def many(count: int, base: str = HERE, name: str = "i") -> dict[str, str]:
 # --- failures of an image, of its host or of its source ---
 
 
-@pytest.mark.parametrize("answer", FAILURES)
+@pytest.mark.slow
+@pytest.mark.parametrize(("any_catalog", "answer"), by_database(*FAILURES), indirect=["any_catalog"])
 def test_bad_images_before_good_ones_cost_only_themselves(world: World, answer: str) -> None:
     bad, good = many(20, name="a"), many(40, name="b")
     world.list(bad | good)
@@ -181,6 +184,7 @@ def test_bad_images_before_good_ones_cost_only_themselves(world: World, answer: 
     assert report.evidence <= 8, "asked again as evidence: seldom"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answer", [*FAILURES, "429"])
 def test_a_source_that_refuses_everything_is_asked_a_handful_of_times(lite: World, answer: str) -> None:
     lite.list(many(1000))
@@ -197,6 +201,7 @@ def test_a_source_that_refuses_everything_is_asked_a_handful_of_times(lite: Worl
     assert len(asked) == before + lite.asked, "other images than the night before"
 
 
+@pytest.mark.slow
 def test_images_that_always_answer_429_do_not_come_first_every_night(lite: World) -> None:
     bad, good = many(6, name="a"), many(30, name="b")
     lite.list(bad | good)
@@ -207,6 +212,7 @@ def test_images_that_always_answer_429_do_not_come_first_every_night(lite: World
     assert min(lite.images()[one].attempts for one in bad) >= 1
 
 
+@pytest.mark.slow
 def test_a_source_that_was_well_before_is_asked_a_handful_of_times_too(lite: World) -> None:
     lite.list(many(30, name="a"))
     assert lite.night(0).done == 30
@@ -217,6 +223,7 @@ def test_a_source_that_was_well_before_is_asked_a_handful_of_times_too(lite: Wor
     assert lite.asked <= 10
 
 
+@pytest.mark.slow
 def test_an_image_that_came_before_shows_whether_the_source_or_its_images_fail(lite: World) -> None:
     lite.list(many(1, name="old"))
     lite.night(0)
@@ -229,7 +236,10 @@ def test_an_image_that_came_before_shows_whether_the_source_or_its_images_fail(l
     assert {lite.images()[one].attempts for one in bad} == {1}
 
 
-@pytest.mark.parametrize("answer", ["403", "500", "unreachable", "429"])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("any_catalog", "answer"), by_database("403", "500", "unreachable", "429"), indirect=["any_catalog"]
+)
 def test_a_dead_host_among_two_costs_only_its_images(world: World, answer: str) -> None:
     dead, well = many(60, HERE, "a"), many(60, THERE, "b")
     world.list(dead | well)
@@ -254,6 +264,7 @@ def test_a_host_is_not_asked_at_full_width_before_it_has_answered(lite: World) -
     assert lite.client.most_at_once <= 3
 
 
+@pytest.mark.slow
 def test_three_failures_without_evidence_do_not_fail_the_run(lite: World) -> None:
     lite.list(many(3))
     lite.client.default = "cut"
@@ -263,6 +274,7 @@ def test_three_failures_without_evidence_do_not_fail_the_run(lite: World) -> Non
     assert {(image.state, image.next_attempt_at) for image in lite.images().values()} == {("failed", None)}
 
 
+@pytest.mark.slow
 def test_a_cache_that_answers_for_a_dead_host_does_not_open_the_whole_queue(lite: World) -> None:
     lite.list(many(2, name="old"))
     lite.night(0)
@@ -276,6 +288,7 @@ def test_a_cache_that_answers_for_a_dead_host_does_not_open_the_whole_queue(lite
     assert report.outcome is None
 
 
+@pytest.mark.slow
 def test_a_run_that_is_cancelled_counts_every_failed_try(lite: World) -> None:
     bad, good = many(60, name="a"), many(60, name="b")
     lite.list(bad | good)
@@ -304,6 +317,7 @@ def test_a_run_that_is_cancelled_counts_every_failed_try(lite: World) -> None:
 # --- no single refusal is final ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answer", REFUSALS)
 def test_a_refusal_is_looked_at_again_on_later_days_and_final_after_six(lite: World, answer: str) -> None:
     world = lite
@@ -325,6 +339,7 @@ def test_a_refusal_is_looked_at_again_on_later_days_and_final_after_six(lite: Wo
     assert (image.state in ("gone", "rejected"), image.refusals, image.next_attempt_at) == (True, 6, None)
 
 
+@pytest.mark.slow
 def test_a_refusal_that_recovers_is_done_and_forgotten(world: World) -> None:
     world.list(many(1) | many(20, name="well"))
     world.client.answers = {f"{HERE}/i0000": "404"}
@@ -335,6 +350,7 @@ def test_a_refusal_that_recovers_is_done_and_forgotten(world: World) -> None:
     assert (image.state, image.reason, image.attempts, image.refusals) == ("done", None, 0, 0)
 
 
+@pytest.mark.slow
 def test_many_first_refusals_at_once_are_not_believed_the_first_time(world: World) -> None:
     lost, well = many(40, name="a"), many(100, name="b")
     world.list(lost | well)
@@ -349,6 +365,7 @@ def test_many_first_refusals_at_once_are_not_believed_the_first_time(world: Worl
     assert mass_refusals(world.catalog, ["boxed"]) == {}
 
 
+@pytest.mark.slow
 def test_a_few_refusals_are_counted_at_once(world: World) -> None:
     lost, well = many(20, name="a"), many(30, name="b")
     world.list(lost | well)
@@ -357,6 +374,7 @@ def test_a_few_refusals_are_counted_at_once(world: World) -> None:
     assert {world.images()[one].refusals for one in lost} == {1}
 
 
+@pytest.mark.slow
 def test_the_address_of_many_images_counts_as_one_refusal(world: World) -> None:
     lost, well = dict.fromkeys(many(40, name="a"), f"{HERE}/same"), many(30, name="b")
     world.list(lost | well)
@@ -365,6 +383,7 @@ def test_the_address_of_many_images_counts_as_one_refusal(world: World) -> None:
     assert (report.gone, report.mass_refusal) == (40, {})
 
 
+@pytest.mark.slow
 def test_a_storage_that_is_away_for_a_night_loses_nothing(lite: World) -> None:
     lite.list(many(20, name="old"))
     lite.night(0)
@@ -380,6 +399,7 @@ def test_a_storage_that_is_away_for_a_night_loses_nothing(lite: World) -> None:
     assert lite.states() == {"done": 420}
 
 
+@pytest.mark.slow
 def test_images_that_are_truly_gone_do_not_stop_those_behind_them(lite: World) -> None:
     gone, well = many(200, name="a"), many(100, name="b")
     lite.list(gone | well)
@@ -399,10 +419,14 @@ def test_the_check_of_a_source_fails_with_the_numbers_of_its_last_run_until_that
 # --- one address, several images ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("answer", "state"), [("ok", "done"), ("404", "gone"), ("500", "failed"), ("html", "failed")]
+    ("any_catalog", "case"),
+    by_database(("ok", "done"), ("404", "gone"), ("500", "failed"), ("html", "failed")),
+    indirect=["any_catalog"],
 )
-def test_an_address_that_several_images_share_is_fetched_once(world: World, answer: str, state: str) -> None:
+def test_an_address_that_several_images_share_is_fetched_once(world: World, case: tuple[str, str]) -> None:
+    answer, state = case
     world.list(dict.fromkeys(many(40), f"{HERE}/default.png"))
     world.client.default = answer
     report = world.night(0)
@@ -428,14 +452,15 @@ scripts = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(scripts=scripts, hosts=st.integers(1, 3), lanes=st.sampled_from([1, 3, 16]))
 def test_every_image_that_answers_well_in_the_end_is_done(
-    pack: ModelPack, scripts: Sequence[Sequence[str]], hosts: int, lanes: int
+    catalog_file: Path, pack: ModelPack, scripts: Sequence[Sequence[str]], hosts: int, lanes: int
 ) -> None:
     """Each image answers by its script, night by night, and well after that."""
     urls = {f"i{place:02}": f"https://host{place % hosts}.example/{place}" for place in range(len(scripts))}
-    with fresh(pack) as world:
+    with fresh(catalog_file, pack) as world:
         world.limits = CollectLimits(batch_seconds=0.5, fetches=lanes)
         world.list(urls)
         for night, day in enumerate([*range(NIGHTS), *LATER]):
@@ -458,12 +483,13 @@ def test_every_image_that_answers_well_in_the_end_is_done(
         assert world.states() == {"done": len(urls)}
 
 
+@pytest.mark.slow
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(FAILURES), st.integers(10, 60), st.integers(0, 20), st.sampled_from([1, 4, 16]))
 def test_the_requests_of_a_dead_source_are_bounded(
-    pack: ModelPack, answer: str, waiting: int, known: int, lanes: int
+    catalog_file: Path, pack: ModelPack, answer: str, waiting: int, known: int, lanes: int
 ) -> None:
-    with fresh(pack) as world:
+    with fresh(catalog_file, pack) as world:
         world.limits = CollectLimits(batch_seconds=0.5, fetches=lanes)
         if known:
             world.list(many(known, name="known"))

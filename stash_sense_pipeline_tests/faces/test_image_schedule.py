@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -92,7 +93,7 @@ def run(
                 schedule.settle(image, found, pictures.get(image.image_id) if found else None)
                 commit(image.image_id)
 
-        async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(240), asyncio.TaskGroup() as group:
             for _ in range(lanes):
                 group.create_task(lane())
         return taken
@@ -128,6 +129,7 @@ worlds = st.dictionaries(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=100)
 @given(
     listed=worlds,
@@ -155,6 +157,7 @@ def test_the_choice_of_images_does_not_depend_on_the_order_of_results(
     assert set(taken) == needed(listed, cap, with_face, pictures)
 
 
+@pytest.mark.slow
 @given(
     listed=worlds, with_face=st.sets(st.sampled_from([f"i{i}" for i in range(25)])), stop=st.integers(0, 30)
 )
@@ -198,6 +201,7 @@ def test_close_ends_calls_that_wait_for_an_image() -> None:
     assert asyncio.run(go()) == [None, None, None]
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 60), st.integers(1, 20), st.integers(1, 6), st.randoms(use_true_random=False))
 def test_images_out_of_order_are_the_next_of_their_performers_and_come_once(people, page, out_of_turn, rng):
@@ -229,6 +233,7 @@ def test_images_out_of_order_are_the_next_of_their_performers_and_come_once(peop
     assert sorted(taken) == sorted(f"p{n:02}-{kind}" for n in range(people) for kind in "ab")
 
 
+@pytest.mark.slow
 def test_images_out_of_order_come_from_the_whole_queue():
     async def go() -> list[int]:
         images = ledger({f"{n:05}": [f"{n:05}"] for n in range(10_000)})

@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 import yaml
 
-from stash_sense_pipeline.faces.models.model_packs import (
+from stash_sense_pipeline.faces.models.model_packs import ModelPack, load_pack, read_description
+from stash_sense_pipeline.faces.models.pack_fields import (
+    SIDECAR_RULES,
     ChannelOrder,
+    DetectionRules,
     Layout,
-    ModelPack,
-    load_pack,
-    read_description,
+    RollCorrection,
+    SecondPass,
 )
 from stash_sense_pipeline.foundation.errors import ModelPackError
 from stash_sense_pipeline_tests.faces.nets import describe_pack, random_embedder
@@ -124,6 +126,16 @@ def test_a_wrong_size_is_refused(directory: Path) -> None:
         ({"detector__file": "../../etc/passwd"}, "a file name inside the pack's directory"),
         ({"detector__sha256": "ABC"}, "64 small hexadecimal digits"),
         ({"detector__sha256": None, "detector__url": "https://example.org/x"}, "needs its sha256 beside it"),
+        ({"detector__second_pass": "twice"}, "must be half_size, padded_edges or none"),
+        ({"detector__second_pass": "padded_edges"}, "padding goes with second_pass: padded_edges"),
+        ({"detector__padding": 0.3}, "padding goes with second_pass: padded_edges"),
+        ({"detector__second_pass": "padded_edges", "detector__padding": 1}, "between 0 and 1"),
+        ({"detector__roll_correction": 25}, "detector.roll_correction: 25 is not a mapping"),
+        ({"detector__roll_correction": {"from_degrees": 25}}, "the key accept_below is missing"),
+        (
+            {"detector__roll_correction": {"from_degrees": 0, "accept_below": 200, "tries": 99}},
+            "from_degrees: 0 is not allowed; it must be degrees above 0, at most 180",
+        ),
         ({"embedders": {}}, "names no embedder"),
         ({"embedders__arcface__std": 0}, "a number above 0"),
         ({"embedders__arcface__dim": None}, "embedders.arcface: the key dim is missing"),
@@ -139,6 +151,34 @@ def test_a_wrong_description_is_refused_with_its_line(
     with pytest.raises(ModelPackError, match=complaint) as caught:
         load_pack("test-pack", directory.parent)
     assert f"{directory / 'pack.yaml'}:" in str(caught.value)
+
+
+def test_the_rules_of_finding_faces_are_fields_of_the_description(directory: Path) -> None:
+    plain = load_pack("test-pack", directory.parent).detector
+    assert plain.rules == SIDECAR_RULES
+    assert plain.finding_digest == plain.digest
+    roll = {"from_degrees": 20, "accept_below": 10, "tries": 2}
+    change(
+        directory,
+        detector__second_pass="padded_edges",
+        detector__padding=0.25,
+        detector__roll_correction=roll,
+    )
+    detector = load_pack("test-pack", directory.parent).detector
+    assert detector.rules == DetectionRules(SecondPass.PADDED_EDGES, 0.25, RollCorrection(20.0, 10.0, 2))
+    assert detector.digest == plain.digest
+    assert detector.finding_digest not in (plain.digest, "")
+    change(directory, detector__second_pass="none", detector__padding=None, detector__roll_correction=None)
+    assert load_pack("test-pack", directory.parent).detector.rules == DetectionRules(SecondPass.NONE)
+
+
+def test_a_description_beside_its_networks_is_a_pack_of_its_own(directory: Path) -> None:
+    other = directory / "other.yaml"
+    other.write_text((directory / "pack.yaml").read_text().replace("name: test-pack", "name: other"))
+    assert load_pack(str(other), Path("nowhere")).name == "other"
+    assert load_pack(str(directory), Path("nowhere")).name == "test-pack"
+    with pytest.raises(ModelPackError, match=r"no model pack .*missing\.yaml"):
+        load_pack(str(directory / "missing.yaml"), Path("nowhere"))
 
 
 def test_broken_yaml_is_a_pack_error(directory: Path) -> None:

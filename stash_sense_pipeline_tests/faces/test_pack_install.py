@@ -15,8 +15,15 @@ import pytest
 import yaml
 
 from stash_sense_pipeline.faces.models.model_packs import ModelPack, PackDescription, read_description
-from stash_sense_pipeline.faces.models.pack_install import check_pack, known_packs, list_packs, pull_pack
+from stash_sense_pipeline.faces.models.pack_install import (
+    check_pack,
+    known_packs,
+    list_packs,
+    pull_pack,
+    pull_tattoo_networks,
+)
 from stash_sense_pipeline.foundation.errors import ModelPackError
+from stash_sense_pipeline_tests.faces.nets import with_tattoos, write_pack
 
 
 @dataclass
@@ -89,6 +96,7 @@ def pull(known: dict[str, PackDescription], models: Path, **changes: object) -> 
     return pull_pack("pulled", models, **{"accept_licence": True, "known": known, **changes})
 
 
+@pytest.mark.slow
 def test_a_pulled_pack_is_downloaded_and_verified(
     files: FileServer, known: dict[str, PackDescription], tmp_path: Path, pack: ModelPack
 ) -> None:
@@ -102,6 +110,78 @@ def test_a_pulled_pack_is_downloaded_and_verified(
     assert ("facenet.onnx", size, size) in told
 
 
+@pytest.mark.slow
+def test_networks_for_tattoos_are_fetched_only_when_asked_for(files: FileServer, tmp_path: Path) -> None:
+    made = write_pack(tmp_path / "made")
+    with_tattoos(made)
+    data = yaml.safe_load((made / "pack.yaml").read_text()) | {"name": "pulled"}
+    for body in (data["detector"], *data["embedders"].values(), *data["tattoo"].values()):
+        files.files[body["file"]] = (made / body["file"]).read_bytes()
+        body["url"] = f"{files.base}/{body['file']}"
+    (tmp_path / "pulled.yaml").write_text(yaml.safe_dump(data, sort_keys=False))
+    known = {"pulled": read_description(tmp_path / "pulled.yaml")}
+    pull(known, tmp_path / "models")
+    assert not any("tattoo" in name for name, _ in files.requests)
+    assert check_pack("pulled", tmp_path / "models").tattoo is None
+    pull_tattoo_networks("pulled", tmp_path / "models", known=known)
+    loaded = check_pack("pulled", tmp_path / "models")
+    assert loaded.tattoo is not None
+    assert loaded.tattoo.embedder.dim == 1280
+    files.files["tattoo_embedder.onnx"] = b"another file"
+    (tmp_path / "models" / "pulled" / "tattoo_embedder.onnx").unlink()
+    with pytest.raises(ModelPackError, match="delivered another file"):
+        pull_tattoo_networks("pulled", tmp_path / "models", known=known)
+
+
+def test_a_pack_that_describes_no_networks_for_tattoos_says_so(
+    known: dict[str, PackDescription], tmp_path: Path
+) -> None:
+    pull(known, tmp_path / "models")
+    with pytest.raises(ModelPackError, match="describes no networks for tattoos"):
+        pull_tattoo_networks("pulled", tmp_path / "models", known=known)
+
+
+def test_an_archive_with_several_networks_is_downloaded_once(
+    files: FileServer, known: dict[str, PackDescription], tmp_path: Path
+) -> None:
+    data = yaml.safe_load((tmp_path / "pulled.yaml").read_text())
+    with zipfile.ZipFile(io.BytesIO(files.files["detectors.zip"])) as old:
+        content = {"inside/detector.onnx": old.read("inside/detector.onnx")}
+    for name in ("facenet", "arcface"):
+        content[f"inside/{name}.onnx"] = files.files.pop(f"{name}.onnx")
+        data["embedders"][name] |= {"url": data["detector"]["url"], "member": f"inside/{name}.onnx"}
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as made:
+        for name, body in content.items():
+            made.writestr(name, body)
+    files.files["detectors.zip"] = archive.getvalue()
+    (tmp_path / "pulled.yaml").write_text(yaml.safe_dump(data, sort_keys=False))
+    directory = pull({"pulled": read_description(tmp_path / "pulled.yaml")}, tmp_path / "models")
+    assert files.requests == [("detectors.zip", None)]
+    names = {"pack.yaml", "detector.onnx", "facenet.onnx", "arcface.onnx"}
+    assert {path.name for path in directory.iterdir()} == names
+    (directory / "arcface.onnx").unlink()
+    pull({"pulled": read_description(tmp_path / "pulled.yaml")}, tmp_path / "models")
+    assert len(files.requests) == 2
+
+
+def test_the_known_pack_of_sense2_has_the_rules_of_its_sidecar() -> None:
+    """The numbers are those of the contract of stash-sense2."""
+    data = known_packs()["sense2"].data
+    detector, (embedder,) = data["detector"], data["embedders"].values()
+    assert (detector["input_size"], detector["threshold"], detector["channel_order"]) == (640, 0.5, "rgb")
+    assert (detector["second_pass"], detector["padding"]) == ("padded_edges", 0.3)
+    assert detector["roll_correction"] == {"from_degrees": 25, "accept_below": 15, "tries": 3}
+    assert (detector["bytes"], embedder["bytes"]) == (16_923_827, 174_383_860)
+    assert detector["sha256"].startswith("5838f7fe053675b1")
+    assert embedder["sha256"].startswith("4c06341c33c2ca1f")
+    shape = (embedder["input_size"], embedder["layout"], embedder["channel_order"], embedder["dim"])
+    assert shape == (112, "nchw", "bgr", 512)
+    assert (embedder["mean"], embedder["std"], data["flip_averaging"]) == (127.5, 127.5, False)
+    assert "non-commercial" in data["licence"]
+
+
+@pytest.mark.slow
 def test_a_present_file_is_not_fetched_again(
     files: FileServer, known: dict[str, PackDescription], tmp_path: Path
 ) -> None:
@@ -195,7 +275,7 @@ def test_an_unreachable_server_is_an_error_of_the_pack(
 
 def test_an_unknown_name_names_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(
-        ModelPackError, match="no pack named 'nonsense' can be pulled; known are stash-sense-v1"
+        ModelPackError, match="no pack named 'nonsense' can be pulled; known are sense2, stash-sense-v1"
     ):
         pull_pack("nonsense", tmp_path, accept_licence=True)
 
@@ -207,8 +287,12 @@ def test_stash_sense_v1_is_what_the_sidecar_uses() -> None:
         "embedders.facenet": 93_985_006,
         "embedders.arcface": 136_564_309,
     }
-    assert all(entry.sha256 and entry.url for entry in description.files if not entry.optional)
-    assert [entry.role for entry in description.files if entry.optional] == ["embedders.adaface"]
+    assert all(entry.sha256 and entry.url for entry in description.files if entry.role != "embedders.adaface")
+    assert {entry.role: entry.size for entry in description.files if entry.optional} == {
+        "embedders.adaface": None,
+        "tattoo.detector": 83_882_182,
+        "tattoo.embedder": 16_019_984,
+    }
     embedders = description.data["embedders"]
     assert (embedders["facenet"]["std"], embedders["arcface"]["std"]) == (127.5, 128.0)
     assert {embedders[name]["layout"] for name in ("facenet", "arcface")} == {"nhwc"}
@@ -220,7 +304,7 @@ def test_the_list_says_what_is_installed_and_what_is_wrong(
     known: dict[str, PackDescription], tmp_path: Path
 ) -> None:
     pull(known, tmp_path / "models")
-    installed, unpulled = list_packs(tmp_path / "models")
+    installed, sense2, unpulled = list_packs(tmp_path / "models")
     assert (installed.name, installed.installed, installed.known, installed.problem) == (
         "pulled",
         True,
@@ -228,6 +312,9 @@ def test_the_list_says_what_is_installed_and_what_is_wrong(
         None,
     )
     assert installed.size > 10_000
-    assert (unpulled.name, unpulled.installed, unpulled.known) == ("stash-sense-v1", False, True)
+    assert [(each.name, each.installed, each.known) for each in (sense2, unpulled)] == [
+        ("sense2", False, True),
+        ("stash-sense-v1", False, True),
+    ]
     (tmp_path / "models" / "pulled" / "arcface.onnx").unlink()
     assert "arcface.onnx" in (list_packs(tmp_path / "models")[0].problem or "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -24,13 +24,20 @@ from stash_sense_pipeline.sources.http.retry_policy import RetryPolicy
 
 LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
 HURRIED = RetryPolicy(
-    attempts=2, connect=2.0, read=2.0, first_delay=0.01, first_delay_when_limited=0.01, max_delay=0.02
+    attempts=2,
+    first_delay=0.01,
+    first_delay_when_limited=0.01,
+    max_delay=0.02,
+    # A loaded machine must not look like a failed server.
+    connect=120.0,
+    read=120.0,
+    total=240.0,
 )
 
 
 class ImageServer:
     """Serves `bodies` by image id under /images/<id>, counts requests, and answers with `statuses` and `headers`
-    where given.
+    where given. `gate` is called in the thread of each request with the image id, before the answer: it may wait.
     """
 
     def __init__(self) -> None:
@@ -39,7 +46,9 @@ class ImageServer:
         self.headers: dict[str, dict[str, str]] = {}
         self.requests: Counter[str] = Counter()
         self.latency = 0.0
+        self.gate: Callable[[str], object] = lambda image_id: None
         self.port = 0
+        self._counting = threading.Lock()
 
     @property
     def base(self) -> str:
@@ -57,7 +66,9 @@ class ImageServer:
 
             def do_GET(self) -> None:
                 image_id = self.path.rsplit("/", 1)[-1].split("?")[0]
-                outer.requests[image_id] += 1
+                with outer._counting:
+                    outer.requests[image_id] += 1
+                outer.gate(image_id)
                 time.sleep(outer.latency)
                 body = outer.bodies.get(image_id, b"")
                 known = image_id in outer.bodies

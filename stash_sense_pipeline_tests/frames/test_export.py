@@ -56,6 +56,7 @@ def test_the_command_knows_every_table() -> None:
     assert tuple(TABLES) == _EXPORTED
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("table", TABLES)
 def test_json_lines_hold_every_value(data: Path, table: str) -> None:
     said = export(table, "--format", "jsonl")
@@ -75,6 +76,7 @@ def test_json_lines_hold_every_value(data: Path, table: str) -> None:
                 assert got is None if pd.isna(value) else got == value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("table", TABLES)
 def test_csv_is_harmless_in_a_spreadsheet_and_complete(data: Path, table: str) -> None:
     said = export(table, "--format", "csv")
@@ -104,6 +106,7 @@ def test_parquet_read_back_is_the_frame(data: Path, table: str) -> None:
             assert got == [None if pd.isna(each) else each for each in expected]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", TEXT)
 def test_a_file_is_private_and_holds_what_is_printed(data: Path, form: str) -> None:
     path = data / "out"
@@ -126,6 +129,7 @@ def test_an_export_that_fails_leaves_the_old_file(data: Path, any_catalog: sa.En
     assert not [each for each in data.iterdir() if each.name.endswith(".tmp")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_key", [True, False])
 def test_an_entry_of_the_file_that_was_not_imported_is_respected(data: Path, with_key: bool) -> None:
     if with_key:

@@ -17,8 +17,9 @@ from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.foundation.errors import CatalogError, ConfigurationError, StashSenseError
 from stash_sense_pipeline.frames.reading import catalog_for_reading, dtype_of
 from stash_sense_pipeline.frames.tables import TABLES
-from stash_sense_pipeline.privacy.data_inventory import ANALYSED, PURPOSES, Origin, analysed_column
+from stash_sense_pipeline.privacy.data_inventory import PURPOSES, Origin
 from stash_sense_pipeline.privacy.erasure import erase_suppressed
+from stash_sense_pipeline.privacy.redaction.analysed_columns import ANALYSED, analysed_column
 from stash_sense_pipeline.privacy.suppression.suppression_list import load_suppressions
 from stash_sense_pipeline_tests.frames.world import KEY, NOW, PEOPLE, ask_to_leave, fill
 from stash_sense_pipeline_tests.release.worlds import DIGESTS
@@ -42,6 +43,7 @@ ROWS = {
 NEVER_READ = {
     *("suppressions", "suppressed_faces", "held_evidence", "withheld_records", "pending_purges"),
     *("site_visits", "site_rejections", "aligned_crops", "performer_urls", "identity_hubs", "identity_log"),
+    *("tattoo_scans", "tattoo_detections", "tattoo_crops", "tattoo_embeddings"),
 }
 
 
@@ -73,6 +75,7 @@ def test_each_frame_has_its_columns_dtypes_and_live_rows(filled: sa.Engine) -> N
         assert len(frame) == ROWS[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [1, 7, 30, 1_000])
 def test_the_chunks_of_a_frame_are_the_whole_frame(filled: sa.Engine, rows: int) -> None:
     url = url_of(filled)
@@ -109,6 +112,7 @@ def test_the_values_are_those_of_the_catalog(filled: sa.Engine) -> None:
     assert (faces["performer_id"] == faces["face_id"]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", DIGESTS)
 def test_embeddings_are_a_matrix_with_an_index(filled: sa.Engine, model: str) -> None:
     url = url_of(filled)
@@ -139,6 +143,7 @@ def test_vectors_of_two_networks_are_not_mixed(filled: sa.Engine) -> None:
         frames.embeddings(url, "adaface")
 
 
+@pytest.mark.slow
 def test_no_frame_holds_a_suppressed_person_and_none_is_read_before_the_erasure(filled: sa.Engine) -> None:
     url = url_of(filled)
     assert "Zqperson 4 " in text_of(url)
@@ -166,6 +171,7 @@ def test_no_frame_holds_a_suppressed_person_and_none_is_read_before_the_erasure(
     assert len(frames.performers(url)) == 2 * PEOPLE - 2
 
 
+@pytest.mark.slow
 def test_no_frame_holds_accounts_deleted_records_suppressed_images_or_other_fields(filled: sa.Engine) -> None:
     text = text_of(url_of(filled))
     for word in ("zqaccount", "zqgone", "Zqgone", "zqlisted", "zqsecret"):
@@ -195,6 +201,7 @@ def test_no_allowed_column_is_personal_beyond_the_purpose() -> None:
             analysed_column(table, name)
 
 
+@pytest.mark.slow
 def test_reading_changes_nothing(filled: sa.Engine, tmp_path: Path) -> None:
     url = url_of(filled)
     filled.dispose()

@@ -24,7 +24,7 @@ class Rates:
     """How often each case occurs, as shares of people, records or URLs.
 
     `presence`: chance of a person to be in each box. `listed`: chance that a record lists a page that its person has.
-    `swapped`: URLs of a record that are somebody else's; the poison of the evaluation is added to it.
+    `swapped`: URLs of a record that are another person's; the poison of the evaluation is added to it.
     `stale`: pages listed under an address that the person has left. `studio_pages`: records with the page of a
     studio about them, which is of no known site. `equal_homonyms`: people with name and birth date of somebody else.
     `transitions`: people whose older records have another gender. `merged_records`: records with a second one that
@@ -64,6 +64,17 @@ class Rates:
     first_names: int = 900
     last_names: int = 2500
     aliases: tuple[int, ...] = (0, 0, 1, 1, 2, 3)
+
+
+VARIATIONS: Mapping[str, Rates] = {
+    "no aliases": Rates(aliases=(0,)),
+    "many aliases": Rates(aliases=(2, 3, 4, 6)),
+    "small pools of names": Rates(first_names=200, last_names=500),
+    "large pools of names": Rates(first_names=3_000, last_names=12_000),
+    "half of the birth dates": Rates(birth_date_known=0.5),
+    "single words": Rates(single_word_names=0.2),
+    "other names": Rates(other_name=0.15),
+}
 
 
 @dataclass(frozen=True)
@@ -161,7 +172,7 @@ def make_population(
 ) -> Population:
     """`people` persons over five stash-boxes; the same arguments give the same population.
 
-    `poisoned`: share of all URLs that is replaced by a URL of somebody else.
+    `poisoned`: share of all URLs that is replaced by a URL of another person.
     """
     rates = rates or Rates()
     rng = random.Random(seed)

@@ -118,6 +118,7 @@ def test_of_10_to_30_percent_wrong_faces_nearly_all_are_removed_and_no_right_one
     assert recall >= 0.99
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(
     seed=st.integers(0, 10_000),
@@ -135,6 +136,7 @@ def test_cleaning_the_clean_faces_again_changes_nothing(
     assert (again.rounds, left_out.counts.total(), again.collisions) == (1, 0, {})
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10_000), faces=st.integers(1, 8), order=st.randoms(use_true_random=False))
 def test_the_order_of_faces_and_people_and_the_size_of_batches_do_not_matter(
@@ -155,6 +157,7 @@ def test_the_order_of_faces_and_people_and_the_size_of_batches_do_not_matter(
     assert other.collisions == people.collisions
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10_000), share=st.sampled_from([0.0, 0.3, 0.5]), faces=st.integers(1, 4))
 def test_every_face_that_is_gone_has_a_reason(seed: int, share: float, faces: int) -> None:
@@ -234,7 +237,7 @@ def test_a_face_on_the_wrong_person_is_of_neither() -> None:
     assert set(owners.values()) == {1}
 
 
-def test_a_picture_in_two_sources_stays_with_the_person_whose_other_faces_it_resembles() -> None:
+def test_a_picture_in_two_sources_stays_with_the_person_with_the_more_similar_faces() -> None:
     """Also when the other person has it twice: two copies do not support each other."""
     photos = Photos(13)
     for _ in range(3):

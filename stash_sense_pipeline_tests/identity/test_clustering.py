@@ -43,6 +43,7 @@ def crowds(draw: st.DrawFn) -> dict[RecordKey, Record]:
     return records
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(crowds(), st.randoms(use_true_random=False), st.data())
 def test_the_result_does_not_depend_on_the_order_of_input(
@@ -61,6 +62,7 @@ def test_the_result_does_not_depend_on_the_order_of_input(
     assert cluster(shuffled, rows, [*reversed(apart)]) == found
 
 
+@pytest.mark.slow
 @settings(max_examples=100)
 @given(crowds(), st.data())
 def test_no_component_breaks_a_constraint(crowd: dict[RecordKey, Record], data: st.DataObject) -> None:
@@ -81,6 +83,7 @@ def test_no_component_breaks_a_constraint(crowd: dict[RecordKey, Record], data: 
         assert (decision.reason is not None) == (decision.verdict == LinkVerdict.REFUSED)
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(crowds())
 def test_records_without_evidence_between_them_can_be_clustered_apart(crowd: dict[RecordKey, Record]) -> None:
@@ -145,6 +148,7 @@ def test_ids_stay_with_their_members_through_any_history(history: list[list[int]
         previous = members
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("poisoned", "precision", "recall"), [(0.0, 0.999, 0.965), (0.05, 0.998, 0.955)])
 def test_a_population_with_known_truth_is_clustered_with_the_required_precision(
     poisoned: float, precision: float, recall: float

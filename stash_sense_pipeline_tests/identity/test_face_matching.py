@@ -79,6 +79,7 @@ def world(filled: Path, tmp_path: Path) -> World:
     return World(engine, FaceMaker(np.random.default_rng(12)))
 
 
+@pytest.mark.slow
 def test_thresholds_are_calibrated_and_recorded(world: World) -> None:
     report = world.rebuild()
     found = report.calibration
@@ -95,6 +96,7 @@ def test_thresholds_are_calibrated_and_recorded(world: World) -> None:
     assert report.templates == 2 * _LINKED
 
 
+@pytest.mark.slow
 def test_a_name_and_a_face_are_one_person(world: World) -> None:
     who, twin = world.make.person(), world.make.person()
     one, other = world.add(who, "stashdb", "Mira Sample"), world.add(who, "fansdb", "Mira Sample")
@@ -111,6 +113,7 @@ def test_a_name_and_a_face_are_one_person(world: World) -> None:
     assert any("(2 and 2 faces)" in key for key in rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("facts", [{}, {"birth_date": "1990-05-05", "country": "CZ"}])
 def test_a_face_match_links_no_records_without_a_name_even_with_equal_birth_dates(
     world: World, facts: dict[str, str]
@@ -124,6 +127,7 @@ def test_a_face_match_links_no_records_without_a_name_even_with_equal_birth_date
     assert counts["face"] == 1
 
 
+@pytest.mark.slow
 def test_namesakes_with_different_faces_stay_apart(world: World) -> None:
     born = {"birth_date": "1990-05-05"}
     one = world.add(world.make.person(), "stashdb", "Mira Sample", **born)
@@ -155,6 +159,7 @@ def test_namesakes_with_different_faces_stay_apart(world: World) -> None:
     assert world.together(*few)
 
 
+@pytest.mark.slow
 def test_a_face_with_two_similar_candidates_matches_neither(world: World) -> None:
     who = world.make.person()
     one = world.add(who, "stashdb", "Mira Sample")
@@ -165,6 +170,7 @@ def test_a_face_with_two_similar_candidates_matches_neither(world: World) -> Non
     assert not any(world.together(one, other) for other in others)
 
 
+@pytest.mark.slow
 def test_an_equal_picture_adds_no_evidence_of_faces(world: World) -> None:
     who = world.make.person()
     one, other = Record("stashdb", "x-1", "Mira Sample"), Record("fansdb", "x-2", "Vera Else")
@@ -185,6 +191,7 @@ def test_too_few_to_calibrate_means_no_face_links(catalog: sa.Engine) -> None:
     assert not world.together(one, other)
 
 
+@pytest.mark.slow
 def test_an_incremental_run_with_faces_equals_one_over_everything(
     filled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -224,6 +231,7 @@ def _without_faces(engine: sa.Engine, source: str, source_id: str) -> None:
         )
 
 
+@pytest.mark.slow
 def test_find_matches_around_gives_the_part_of_find_matches(world: World) -> None:
     report = world.rebuild()
     templates = TemplateSet.of(build_templates(ShortReads(world.engine), MODELS, frozenset()), MODELS)

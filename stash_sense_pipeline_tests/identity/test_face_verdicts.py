@@ -119,6 +119,7 @@ def snapshot(engine: sa.Engine) -> dict[str, list[Any]]:
         }
 
 
+@pytest.mark.slow
 def test_a_verdict_takes_the_face_out_of_the_trusted_faces_and_the_template(world: World) -> None:
     assert world.run(Overrides()) == world.everything
     before = world.template(ANNA)
@@ -164,6 +165,7 @@ def test_a_verdict_holds_after_the_source_merged_the_record_and_after_a_new_sync
     assert world.run(said) == world.everything - {image}
 
 
+@pytest.mark.slow
 def test_a_verdict_on_an_image_that_its_source_removed_is_reported_and_counts_when_it_returns(
     world: World, tmp_path: Path
 ) -> None:
@@ -287,6 +289,7 @@ def test_other_verdicts_are_other_rules(tmp_path: Path) -> None:
     assert RunRules(HOSTS, load_overrides(path), WEIGHTS, MODELS).digest() in digests
 
 
+@pytest.mark.slow
 def test_explain_and_the_review_show_the_verdict_and_a_person_left_without_a_face(
     world: World, tmp_path: Path
 ) -> None:

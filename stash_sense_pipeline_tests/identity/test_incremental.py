@@ -110,6 +110,7 @@ def empty(engine: sa.Engine) -> None:
         connection.exec_driver_sql("DELETE FROM sqlite_sequence")
 
 
+@pytest.mark.slow
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(history=histories(), apart=st.booleans())
 def test_an_incremental_run_equals_one_over_everything(
@@ -133,7 +134,7 @@ def test_an_incremental_run_equals_one_over_everything(
         assert content(two_catalogs[0]) == content(two_catalogs[1])
 
 
-def test_a_link_follows_a_chain_of_merges_whose_end_changes(catalog: sa.Engine) -> None:
+def test_a_link_follows_a_chain_of_merges_when_its_end_changes(catalog: sa.Engine) -> None:
     first, second, old, new = (Record("stashdb", f"{_UUID}{n}", "Sample Person") for n in range(4))
     link = Record("fansdb", "b", "Sample P", urls=(f"https://stashdb.org/performers/{first.source_id}",))
     gone = replace(first, live=False, merged_into=second.source_id)
@@ -146,6 +147,7 @@ def test_a_link_follows_a_chain_of_merges_whose_end_changes(catalog: sa.Engine) 
     assert {f"stashdb:{new.source_id}", "fansdb:b"} in members(catalog).values()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("why", ["rules", "erased", "many"])
 def test_other_rules_an_erasure_and_many_changes_need_a_full_run(catalog: sa.Engine, why: str) -> None:
     records = [Record("stashdb", str(n), f"Sample Person{n}") for n in range(60)]

@@ -20,7 +20,12 @@ from stash_sense_pipeline.identity.linkage.name_weights import most_of_both, nam
 from stash_sense_pipeline.identity.linkage.weighing import find_evidence
 from stash_sense_pipeline.identity.linkage.weight_chart import default_table, weight_chart
 from stash_sense_pipeline.records.record_key import RecordKey
-from stash_sense_pipeline_tests.identity.invented_population import Population, Rates, make_population, score
+from stash_sense_pipeline_tests.identity.invented_population import (
+    VARIATIONS,
+    Population,
+    make_population,
+    score,
+)
 from stash_sense_pipeline_tests.identity.population import HOSTS, population
 from stash_sense_pipeline_tests.identity.test_evidence import together
 
@@ -36,11 +41,13 @@ def crowd() -> dict[RecordKey, Record]:
     return dict(make_population(2_000, seed=4).records)
 
 
+@pytest.mark.slow
 def test_weights_do_not_depend_on_the_order_of_records(crowd: dict[RecordKey, Record]) -> None:
     shuffled = dict(random.Random(1).sample(list(crowd.items()), len(crowd)))
     assert learn(candidates_of(shuffled), HOSTS) == learn(candidates_of(crowd), HOSTS)
 
 
+@pytest.mark.slow
 def test_learned_weights_stay_near_their_defaults_and_survive_the_catalog(
     crowd: dict[RecordKey, Record],
 ) -> None:
@@ -55,6 +62,7 @@ def test_a_small_catalog_has_the_default_weights() -> None:
     assert learn(candidates_of(known), HOSTS).weights == WEIGHTS
 
 
+@pytest.mark.slow
 def test_a_rare_name_proves_more_than_a_common_one(crowd: dict[RecordKey, Record]) -> None:
     names = learn(candidates_of(crowd), HOSTS).weights.names
     assert names is not None
@@ -70,6 +78,7 @@ def test_a_rare_name_proves_more_than_a_common_one(crowd: dict[RecordKey, Record
     )
 
 
+@pytest.mark.slow
 def test_an_equal_name_proves_more_between_sources_that_share_most_people(
     crowd: dict[RecordKey, Record],
 ) -> None:
@@ -103,27 +112,16 @@ def test_other_names_that_differ_count_against_an_equal_name() -> None:
     assert scores[0] == pytest.approx(scores[1] + WEIGHTS.no_other_name)
 
 
-VARIATIONS = {
-    "no aliases": Rates(aliases=(0,)),
-    "many aliases": Rates(aliases=(2, 3, 4, 6)),
-    "small pools of names": Rates(first_names=200, last_names=500),
-    "large pools of names": Rates(first_names=3_000, last_names=12_000),
-    "half of the birth dates": Rates(birth_date_known=0.5),
-    "single words": Rates(single_word_names=0.2),
-    "other names": Rates(other_name=0.15),
-}
-# Small pools of names and changed names make the linkage miss more pairs.
-_LEAST_RECALL = {"small pools of names": 0.975, "other names": 0.98}
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", VARIATIONS)
-def test_other_populations_keep_the_bounds(kind: str) -> None:
-    """Two seeds of 8,000 people together: one namesake with an equal birth date is several wrong pairs."""
-    found = [_score_of(make_population(8_000, seed, VARIATIONS[kind])) for seed in (31, 32)]
-    right, wrong, missed = (sum(row) for row in zip(*found, strict=True))
-    assert right / (right + wrong) >= 0.9995
-    assert right / (right + missed) >= _LEAST_RECALL.get(kind, 0.982)
+def test_other_populations_are_linked_too(kind: str) -> None:
+    """One namesake with an equal birth date is several wrong pairs, so that the bounds of so few people are wide.
+
+    The benchmark identity.variations has the bounds of more people.
+    """
+    right, wrong, missed = _score_of(make_population(2_000, 31, VARIATIONS[kind]))
+    assert right / (right + wrong) >= 0.997
+    assert right / (right + missed) >= 0.965
 
 
 @pytest.mark.slow

@@ -69,6 +69,7 @@ def people_of(found: ResolvedOverrides) -> dict[RecordKey, set[RecordKey]]:
     return people
 
 
+@pytest.mark.slow
 @settings(max_examples=500)
 @given(live=catalogs(), must=PAIRS, cannot=PAIRS)
 def test_each_impossible_line_is_refused_by_itself(
@@ -100,6 +101,7 @@ def _only_later_ones(alone: ResolvedOverrides, line: int) -> bool:
     return all(row.line > line for row in alone.refused)
 
 
+@pytest.mark.slow
 @settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(must=PAIRS, cannot=PAIRS, verdicts=PAIRS, gone=st.sets(st.sampled_from(KEYS), max_size=3))
 def test_a_run_with_any_mixture_equals_a_run_without_the_refused_lines(

@@ -118,6 +118,7 @@ def test_equal_parts_leave_the_id_with_the_smallest_key(catalog: sa.Engine) -> N
     assert members(catalog)[whole] == {"fansdb:b"}
 
 
+@pytest.mark.slow
 def test_ids_are_never_used_again(catalog: sa.Engine) -> None:
     store(catalog, A)
     rebuild(catalog)
@@ -159,6 +160,7 @@ def test_an_upstream_merge_leads_to_the_survivor(catalog: sa.Engine) -> None:
     assert {row.kind for row in evidence(catalog)} >= {"merge", "cross_link"}
 
 
+@pytest.mark.slow
 def test_redirects_have_no_chains(catalog: sa.Engine) -> None:
     store(catalog, A, B, replace(C, urls=()))
     rebuild(catalog)
@@ -247,6 +249,7 @@ def test_a_sync_that_writes_meanwhile_is_not_overlooked(
     assert sorted(map(sorted, members(catalog).values())) == [["fansdb:b", "stashdb:a"], ["stashdb:z"]]
 
 
+@pytest.mark.slow
 def test_syncs_that_write_during_every_try_do_not_keep_a_run_from_ending(
     catalog: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -270,6 +273,7 @@ def test_syncs_that_write_during_every_try_do_not_keep_a_run_from_ending(
     assert not rebuild_identities(catalog, HOSTS, Overrides(), NOW, full=True).changed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tries", [1, 4])
 def test_a_record_that_is_erased_during_a_run_does_not_come_back(
     any_catalog: sa.Engine, monkeypatch: pytest.MonkeyPatch, tries: int
@@ -294,7 +298,8 @@ def test_a_record_that_is_erased_during_a_run_does_not_come_back(
     assert {"stashdb:a", "fansdb:b"} in members(any_catalog).values()
 
 
-def test_a_catalog_whose_records_vanish_during_every_try_is_given_up_in_one_line(
+@pytest.mark.slow
+def test_records_that_vanish_during_every_try_end_a_rebuild_in_one_line(
     catalog: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store(catalog, *(Record("stashdb", f"s{number:02}", f"Stranger N{number}") for number in range(60)))

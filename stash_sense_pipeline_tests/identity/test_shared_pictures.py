@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
+import pytest
 import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
@@ -67,6 +68,7 @@ def _one_by_one(pictures: Sequence[ShownPicture]) -> set[ImageKey]:
     return found
 
 
+@pytest.mark.slow
 @given(pictures=shown(), order=st.randoms(use_true_random=False))
 def test_shared_are_the_pictures_with_an_equal_of_another_person_of_one_source(
     pictures: list[ShownPicture], order: random.Random
@@ -86,6 +88,7 @@ def test_a_chain_of_copies_does_not_reach_beyond_its_neighbours() -> None:
     assert shared_pictures(chain) == {("boxed", "i0"), ("boxed", "i1")}
 
 
+@pytest.mark.slow
 def test_a_default_picture_in_thousands_of_variants_is_found() -> None:
     draw = random.Random(1)
     variants = [_PICTURES[0] ^ sum(1 << draw.randrange(64) for _ in range(3)) for _ in range(2_000)]
@@ -102,6 +105,7 @@ def test_copies_of_a_picture_in_two_sources_are_not_shared() -> None:
     assert shared_pictures(pictures) == frozenset()
 
 
+@pytest.mark.slow
 def test_a_copy_on_another_record_of_the_source_ends_and_its_removal_restores_the_evidence_of_a_picture(
     any_catalog: sa.Engine,
 ) -> None:
@@ -129,6 +133,7 @@ def test_a_copy_on_another_record_of_the_source_ends_and_its_removal_restores_th
     assert pictures_in_evidence() == 1
 
 
+@pytest.mark.slow
 @given(shown())
 def test_copies_of_two_people_are_in_one_group_in_whatever_sources(pictures: list[ShownPicture]) -> None:
     groups = copies_between_people(pictures)

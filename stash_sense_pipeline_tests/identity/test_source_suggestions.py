@@ -110,6 +110,7 @@ def another_record(
     return other
 
 
+@pytest.mark.slow
 def test_a_clean_world_gives_no_suggestion(world: World) -> None:
     found = found_in(world)
     assert found.suggestions == ()
@@ -117,6 +118,7 @@ def test_a_clean_world_gives_no_suggestion(world: World) -> None:
     assert found.counts() == {"duplicate": 0, "picture_of_another": 0, "link_of_another": 0}
 
 
+@pytest.mark.slow
 def test_two_records_of_one_box_with_one_face_and_name_are_a_duplicate(world: World) -> None:
     who = world.make.person()
     one = world.add(who, "stashdb", "Mira Sample", birth_date="1990-05-05")
@@ -131,6 +133,7 @@ def test_two_records_of_one_box_with_one_face_and_name_are_a_duplicate(world: Wo
     assert row.confidence > 0.99
 
 
+@pytest.mark.slow
 def test_a_name_that_is_the_others_alias_makes_a_duplicate_with_the_face(world: World) -> None:
     who = world.make.person()
     one = world.add(who, "stashdb", "Mira Sample")
@@ -142,6 +145,7 @@ def test_a_name_that_is_the_others_alias_makes_a_duplicate_with_the_face(world: 
     assert "name in aliases (mira sample)" in row.facts
 
 
+@pytest.mark.slow
 def test_namesakes_of_one_box_without_a_face_in_common_give_none(world: World) -> None:
     one = world.add(world.make.person(), "stashdb", "Mira Sample", birth_date="1990-05-05")
     another_record(world, one, "zz-second", world.make.person(), birth_date="1990-05-05")
@@ -149,6 +153,7 @@ def test_namesakes_of_one_box_without_a_face_in_common_give_none(world: World) -
     assert found_in(world).suggestions == ()
 
 
+@pytest.mark.slow
 def test_alike_people_with_different_names_give_none(world: World) -> None:
     who = world.make.person()
     one = world.add(who, "stashdb", "Mira Sample", birth_date="1990-05-05")
@@ -156,6 +161,7 @@ def test_alike_people_with_different_names_give_none(world: World) -> None:
     assert found_in(world).suggestions == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mine", "theirs"),
     [({"gender": "MALE"}, {"gender": "FEMALE"}), ({"birth_date": "1980"}, {"birth_date": "1990-05-05"})],
@@ -169,6 +175,7 @@ def test_records_that_exclude_each_other_are_no_duplicate(
     assert found_in(world).suggestions == ()
 
 
+@pytest.mark.slow
 def test_a_cannot_link_pair_is_no_duplicate_and_a_refused_must_link_names_the_command(world: World) -> None:
     who = world.make.person()
     one = world.add(who, "stashdb", "Mira Sample")
@@ -194,6 +201,7 @@ def test_a_shared_page_and_an_equal_name_are_a_duplicate_without_pictures(any_ca
     assert "too few" in str(found.faces_say_nothing) or "no faces" in str(found.faces_say_nothing)
 
 
+@pytest.mark.slow
 def test_a_picture_of_another_person_is_found_with_that_person(world: World) -> None:
     mira, vera = world.make.person(), world.make.person()
     one = world.add(mira, "stashdb", "Mira Sample", faces=4)
@@ -212,6 +220,7 @@ def test_a_picture_of_another_person_is_found_with_that_person(world: World) -> 
     assert row.confidence > 0.99
 
 
+@pytest.mark.slow
 def test_a_picture_that_two_records_show_is_told_to_the_wrong_one(world: World) -> None:
     mira, vera = world.make.person(), world.make.person()
     one = world.add(mira, "stashdb", "Mira Sample", faces=4)
@@ -223,6 +232,7 @@ def test_a_picture_that_two_records_show_is_told_to_the_wrong_one(world: World) 
     assert row.picture == f"i{first}"
 
 
+@pytest.mark.slow
 def test_a_picture_of_two_in_which_one_is_anothers_is_found_by_its_collision(world: World) -> None:
     mira, vera = world.make.person(), world.make.person()
     one = world.add(mira, "stashdb", "Mira Sample", faces=1)
@@ -234,12 +244,14 @@ def test_a_picture_of_two_in_which_one_is_anothers_is_found_by_its_collision(wor
     assert "to the faces of the other person" in row.facts[0]
 
 
+@pytest.mark.slow
 def test_an_unknown_face_on_a_record_is_no_picture_of_another(world: World) -> None:
     one = world.add(world.make.person(), "stashdb", "Mira Sample", faces=4)
     add_photos(world.engine, [(one, world.make.photo(world.make.person()), None)])
     assert found_in(world).suggestions == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verdict", ["not_a_face", "not_this_person"])
 @pytest.mark.parametrize("faces", [1, 4], ids=["found by its collision", "found by templates"])
 def test_a_picture_with_a_verdict_is_not_suggested(world: World, verdict: str, faces: int) -> None:
@@ -468,6 +480,7 @@ def test_a_suppressed_person_is_in_no_suggestion_before_the_list_is_applied(
     assert len(found.records) == 2
 
 
+@pytest.mark.slow
 def test_a_person_who_is_suppressed_later_leaves_the_files_and_the_next_list(
     any_catalog: sa.Engine, tmp_path: Path
 ) -> None:
@@ -496,6 +509,7 @@ def test_a_person_who_is_suppressed_later_leaves_the_files_and_the_next_list(
     assert "Mira" not in left
 
 
+@pytest.mark.slow
 def test_a_suppressed_person_of_a_planted_picture_appears_nowhere(world: World) -> None:
     mira, vera = world.make.person(), world.make.person()
     one = world.add(mira, "stashdb", "Mira Sample", faces=4)
@@ -507,6 +521,7 @@ def test_a_suppressed_person_of_a_planted_picture_appears_nowhere(world: World) 
         assert found == SuggestionList()
 
 
+@pytest.mark.slow
 def test_a_picture_or_link_that_left_its_record_is_not_written(world: World, tmp_path: Path) -> None:
     mira, vera = world.make.person(), world.make.person()
     one = world.add(mira, "stashdb", "Mira Sample", faces=4)
@@ -528,6 +543,7 @@ def test_a_picture_or_link_that_left_its_record_is_not_written(world: World, tmp
     assert write_suggestions(world.engine, tmp_path / "review", found) == dict.fromkeys(kept, 0)
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_list_and_the_same_json_as_the_file(
     catalog: sa.Engine, tmp_path: Path
 ) -> None:

@@ -6,7 +6,8 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import dagster as dg
@@ -22,6 +23,23 @@ from stash_sense_pipeline.settings.sources_file import load_settings
 
 _PROGRESS_LINE = re.compile(r"\w+: \w+ [\d,]+( of [\d,]+)?(, |$)")
 PROGRAM = Path(sys.executable).with_name("stash-sense")
+# For what must come: on a machine with much other work it can take long.
+WAIT_SECONDS = 600.0
+
+
+def wait_until(
+    condition: Callable[[], object], what: Callable[[], str] = str, seconds: float = WAIT_SECONDS
+) -> None:
+    """Returns when the condition holds. `what` says what was found if it never does."""
+    give_up = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < give_up, what()
+        time.sleep(0.02)
+
+
+def without_progress(errors: str) -> list[str]:
+    """The lines on standard error but those of the progress: on a slow machine one appears each minute."""
+    return [line for line in errors.strip().splitlines() if not _PROGRESS_LINE.match(line)]
 
 
 def run_demo(directory: Path) -> str:
@@ -41,20 +59,21 @@ def run_demo(directory: Path) -> str:
         },
     )
     assert result.returncode == 0, result.stdout + result.stderr
-    # On a slow machine a progress line appears once a minute.
-    assert all(_PROGRESS_LINE.match(line) for line in result.stderr.splitlines()), result.stderr
+    assert without_progress(result.stderr) == []
     return result.stdout
 
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The directory of the demo and its output."""
+    """The directory of the demo and its output. Each process of the tests has its own: its release names the ports of
+    its sandbox.
+    """
     directory = tmp_path_factory.mktemp("demo") / "data"
     return directory, run_demo(directory)
 
 
 def environment_at(directory: Path, **variables: str) -> Environment:
-    """An environment whose data directory is `directory`."""
+    """An environment with the data directory `directory`."""
     return read_environment({"DATA_DIR": str(directory), **variables}, directory)
 
 

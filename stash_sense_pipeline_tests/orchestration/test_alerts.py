@@ -81,6 +81,7 @@ def serving(hook: Webhook) -> Iterator[None]:
 def webhook(monkeypatch: pytest.MonkeyPatch) -> Iterator[Webhook]:
     """A webhook that is up."""
     monkeypatch.setattr(alert_delivery, "_BETWEEN_ATTEMPTS_SECONDS", 0.01)
+    monkeypatch.setattr(alert_delivery, "_TIMEOUT_SECONDS", 120.0)
     hook = Webhook()
     with serving(hook):
         yield hook
@@ -107,6 +108,7 @@ def test_ntfy_and_discord_hosts_need_no_prefix() -> None:
     assert kind_and_address("https://example.org/a+b") == ("json", "https://example.org/a+b")
 
 
+@pytest.mark.slow
 def test_a_webhook_error_is_retried_and_a_failure_hides_the_address(webhook: Webhook) -> None:
     webhook.statuses = [500, 503]
     send_alert(webhook.url, ALERT)
@@ -184,6 +186,7 @@ def _failing_world(environment: Any, message: str) -> tuple[dg.Definitions, dg.D
     return dg.Definitions(assets=[table], jobs=[job], sensors=[sensor]), BAD
 
 
+@pytest.mark.slow
 def test_a_real_failed_run_becomes_an_alert_without_its_message(webhook: Webhook, tmp_path: Path) -> None:
     """An alert holds nothing of what an exception said: it may name an address, a person or a password."""
     secret = "postgresql://stash:hunter2@db/x"
@@ -211,6 +214,7 @@ def test_without_an_alert_url_nothing_is_sent(settings: Settings, tmp_path: Path
     assert "not set" in (data.skip_message or "")
 
 
+@pytest.mark.slow
 def test_a_stale_source_gives_one_alert_and_one_more_when_it_is_read_again(
     catalog: sa.Engine, webhook: Webhook, settings: Settings, tmp_path: Path
 ) -> None:
@@ -249,23 +253,27 @@ def test_only_newly_stale_and_newly_read_sources_give_alerts() -> None:
     assert [alert.kind for alert in stale_alerts(["a"], [])] == ["fresh_again"]
 
 
+@pytest.mark.slow
 def test_an_address_of_apprise_gets_the_title_and_the_message(webhook: Webhook) -> None:
-    address = webhook.url.removeprefix("http://")
-    send_alert(f"json://{address}", ALERT)
+    # Apprise gives up after 4 s, unless the address says otherwise.
+    address = f"json://{webhook.url.removeprefix('http://')}?cto=120&rto=120"
+    send_alert(address, ALERT)
     said = json.loads(webhook.received[0][1])
     assert (said["title"], said["message"], said["type"]) == (ALERT.title, ALERT.message, "warning")
     webhook.statuses = [500] * 3
     with pytest.raises(AlertError, match="refused it") as told:
-        send_alert(f"json://{address}", ALERT)
+        send_alert(address, ALERT)
     assert "topic-secret" not in str(told.value)
 
 
+@pytest.mark.slow
 def test_an_address_of_no_known_service_is_one_line_without_the_address() -> None:
     with pytest.raises(AlertError, match="not an address that Apprise knows") as told:
         send_alert("nosuchservice://topic-secret", ALERT)
     assert "topic-secret" not in str(told.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("url", "known"),
     [
@@ -289,6 +297,7 @@ def test_only_newly_failed_and_newly_passed_checks_give_alerts() -> None:
     assert [(alert.kind, alert.source) for alert in check_alerts([a], [])] == [("accepted", "x")]
 
 
+@pytest.mark.slow
 def test_the_check_of_a_source_keeps_its_verdict_while_other_sources_pass(
     webhook: Webhook, tmp_path: Path
 ) -> None:
@@ -324,6 +333,7 @@ def test_the_check_of_a_source_keeps_its_verdict_while_other_sources_pass(
     assert [(each["kind"], each["source"]) for each in said] == [("refused", "a"), ("accepted", "a")]
 
 
+@pytest.mark.slow
 def test_a_failed_run_shows_one_line_and_no_stack_trace(tmp_path: Path) -> None:
     definitions, _ = _failing_world(environment_at(tmp_path), "stashdb: it does not answer (timeout)")
     with dg.DagsterInstance.ephemeral() as instance:

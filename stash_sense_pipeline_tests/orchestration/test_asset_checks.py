@@ -60,6 +60,7 @@ def checks(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
     return {check.check_name: check for check in result.get_asset_check_evaluations()}
 
 
+@pytest.mark.slow
 def test_every_check_has_numbers_and_blocks_where_it_matters(
     settings: Settings, pack: ModelPack, tmp_path: Path
 ) -> None:
@@ -106,6 +107,7 @@ def test_every_check_has_numbers_and_blocks_where_it_matters(
         assert checks(once_more)["contract"].passed
 
 
+@pytest.mark.slow
 def test_a_failed_blocking_check_is_recorded_and_nothing_is_published(
     settings: Settings, pack: ModelPack, tmp_path: Path
 ) -> None:
@@ -130,6 +132,7 @@ def test_a_failed_blocking_check_is_recorded_and_nothing_is_published(
     engine.dispose()
 
 
+@pytest.mark.slow
 def test_the_release_reaches_a_sidecar_through_github(
     settings: Settings, pack: ModelPack, tmp_path: Path
 ) -> None:
@@ -166,9 +169,12 @@ def test_the_release_reaches_a_sidecar_through_github(
         updater = Updater(sidecar, f"{hub.url}/repos/{REPOSITORY}/releases")
         assert updater.update() == latest.name
         assert updater.update() is None
+        for backup in sidecar.glob("backup_*"):
+            shutil.rmtree(backup)
         assert failures(verify_release(sidecar)) == ()
 
 
+@pytest.mark.slow
 def test_both_flavours_reach_their_repositories_with_the_data_card_and_wait_for_the_cadence(
     settings: Settings, pack: ModelPack, tmp_path: Path
 ) -> None:
@@ -226,6 +232,7 @@ def test_both_flavours_reach_their_repositories_with_the_data_card_and_wait_for_
     engine.dispose()
 
 
+@pytest.mark.slow
 def test_adaface_is_in_the_release_when_the_settings_and_the_model_pack_have_it(
     settings: Settings, pack: ModelPack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

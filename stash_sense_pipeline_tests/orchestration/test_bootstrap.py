@@ -13,21 +13,29 @@ from pathlib import Path
 import pytest
 
 from stash_sense_pipeline.sandbox.demo import demo_world
+from stash_sense_pipeline_tests.commands import run_here
 from stash_sense_pipeline_tests.orchestration.conftest import PROGRAM
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 
-def command(variables: dict[str, str], *words: str | Path, code: int = 0) -> str:
+def command(variables: dict[str, str], *words: str | Path) -> str:
     result = subprocess.run(
         [PROGRAM, *words],
         env={**os.environ, **variables},
         capture_output=True,
         text=True,
         check=False,
-        timeout=900,
+        timeout=1500,
     )
-    assert result.returncode == code, result.stdout[-3000:] + result.stderr[-3000:]
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    return result.stdout
+
+
+def command_here(variables: dict[str, str], *words: str | Path) -> str:
+    """The same in this process."""
+    result = run_here(Path.cwd(), {**os.environ, **variables}, *map(str, words))
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     return result.stdout
 
 
@@ -47,21 +55,20 @@ def test_another_operator_takes_over_the_demos_release_builds_publishes_and_take
         given = {**variables, "DATA_DIR": str(mine)}
         said = command(given, "bootstrap", release, "--sample", "60")
         assert "proven: " in said
-        assert (
-            command(given, "bootstrap", release).splitlines()[-1] == "proven: the next build uses its faces"
-        )
+        again = command_here(given, "bootstrap", release)
+        assert again.splitlines()[-1] == "proven: the next build uses its faces"
         claims = count(mine, "SELECT count(*) FROM claimed_faces")
         assert claims > 500
         command(given, "build", "--sources", "stashdb,fansdb")
         used = count(mine, "SELECT count(*) FROM claimed_faces WHERE face_id IS NOT NULL")
         assert used > 200
-        sources = json.loads(command(given, "status", "--json"))["sources"]
+        sources = json.loads(command_here(given, "status", "--json"))["sources"]
         assert sum(source["faces_proven"] for source in sources) == used
         published = (mine / "releases" / "latest").resolve()
-        assert "PASS" in command(given, "verify", published) or published.is_dir()
+        command_here(given, "verify", published)
         card = published.parent / f"{published.name}.datacard.md"
         assert "Where the vectors come from" in card.read_text()
-        said = command(given, "bootstrap", "--undo", release)
+        said = command_here(given, "bootstrap", "--undo", release)
         assert "removed" in said
     assert count(mine, "SELECT count(*) FROM claimed_faces") == 0
     assert count(mine, "SELECT count(*) FROM claimed_vectors") == 0

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import logging
-import threading
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import dagster as dg
+import psutil
 import pytest
 from dagster._core.run_coordinator import DefaultRunCoordinator
 from dagster._core.test_utils import create_run_for_test, instance_for_test
 
+from stash_sense_pipeline.deployment.dagster_instance import open_instance
 from stash_sense_pipeline.foundation.errors import ConfigurationError
 from stash_sense_pipeline.orchestration import names
 from stash_sense_pipeline.orchestration.automation import build_job, queued_runs
 from stash_sense_pipeline.orchestration.automation.build_job import BuildConfig
 from stash_sense_pipeline.orchestration.automation.queued_runs import QueuedTask
-from stash_sense_pipeline.orchestration.dagster_private import give_runs_an_origin
+from stash_sense_pipeline.orchestration.dagster_private import give_runs_an_origin, keep_output_in_files
 from stash_sense_pipeline.orchestration.run_config import SyncMode
 from stash_sense_pipeline.settings.run_overrides import RunOverrides, apply_overrides
 from stash_sense_pipeline.settings.schema import Settings
@@ -217,9 +219,11 @@ class NotingCoordinator(DefaultRunCoordinator):
         return True
 
 
-def test_a_run_that_is_starting_is_canceled_when_it_has_started() -> None:
+@pytest.mark.slow
+def test_a_run_that_is_starting_is_canceled_when_it_has_started(monkeypatch: pytest.MonkeyPatch) -> None:
     """Dagster forgets a request at the start of the run, and would record the run as failed."""
     NotingCoordinator.noted.clear()
+    monkeypatch.setattr(queued_runs, "_BETWEEN_LOOKS", 0.0)
     coordinator = {"module": NotingCoordinator.__module__, "class": "NotingCoordinator"}
     with instance_for_test(overrides={"run_coordinator": coordinator}) as instance:
         context: Any = SimpleNamespace(instance=instance, run_id="b", log=logging.getLogger("build"))
@@ -229,12 +233,23 @@ def test_a_run_that_is_starting_is_canceled_when_it_has_started() -> None:
             )
             for status in (Status.STARTING, Status.STARTED)
         }
-        starting = runs[Status.STARTING]
-        start = dg.DagsterEvent("PIPELINE_START", job_name=starting.job_name, message="")
-        timer = threading.Timer(1.0, instance.report_dagster_event, (start, starting.run_id))
-        timer.start()
+        looks = 0
+
+        def look(instance: dg.DagsterInstance, run_ids: list[str]) -> dict[str, Status]:
+            """The run starts after the third look at it."""
+            nonlocal looks
+            found = statuses(instance, run_ids)
+            looks += Status.STARTING in found.values()
+            if looks == 3:
+                starting = runs[Status.STARTING]
+                start = dg.DagsterEvent("PIPELINE_START", job_name=starting.job_name, message="")
+                instance.report_dagster_event(start, starting.run_id)
+            return found
+
+        statuses = queued_runs.statuses
+        monkeypatch.setattr(queued_runs, "statuses", look)
         queued_runs.cancel(context, names.BUILD_TAG)
-        timer.join()
+    assert looks == 3
     assert NotingCoordinator.noted == [("started", Status.STARTED), ("starting", Status.STARTED)]
 
 
@@ -248,6 +263,35 @@ def test_each_option_of_a_build_reaches_its_runs(queue: Queue, settings: Setting
     queue.tasks.clear()
     assert run_build(settings, tmp_path, BuildConfig(sources=["stashdb"], publish=False)) == []
     assert queue.order == ["refresh_source stashdb", "embed_faces stashdb"]
+
+
+@pytest.mark.slow
+def test_what_a_step_of_a_build_prints_is_in_its_log_and_no_process_copies_it(tmp_path: Path) -> None:
+    @dg.op
+    def speak() -> None:
+        sys.stdout.write("said")
+        sys.stderr.write("complained")
+        begun.extend(child.pid for child in psutil.Process().children() if child not in before)
+
+    @dg.job
+    def talk() -> None:
+        speak()
+
+    begun: list[int] = []
+    before = psutil.Process().children()
+    with open_instance(tmp_path / "dagster") as instance:
+        keep_output_in_files(instance)
+        run_id = talk.execute_in_process(instance=instance).run_id
+        (event,) = instance.all_logs(run_id, of_type=dg.DagsterEventType.LOGS_CAPTURED)
+        assert event.dagster_event is not None
+        captured = event.dagster_event.logs_captured_data
+        manager = instance.compute_log_manager
+        key = manager.build_log_key_for_run(run_id, captured.file_key)
+        logs = manager.get_log_data(key)
+        assert logs.stdout == b"said"
+        assert b"complained" in (logs.stderr or b"")
+        assert manager.is_capture_complete(key)
+    assert begun == []
 
 
 def test_a_run_of_the_command_line_is_recorded_as_a_run_of_the_code_location() -> None:

@@ -18,8 +18,9 @@ from stash_sense_pipeline.deployment.shipped_files import shipped_file
 from stash_sense_pipeline.sandbox.demo import DEMO_PACK
 from stash_sense_pipeline.sandbox.demo_population import make_demo_world
 from stash_sense_pipeline.sandbox.servers import SandboxServers, sources_settings
+from stash_sense_pipeline_tests.rendered_pictures import rendered
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 README = shipped_file("workspace.yaml").with_name("README.md")
 
@@ -28,7 +29,7 @@ README = shipped_file("workspace.yaml").with_name("README.md")
 def variables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """An environment with a DAGSTER_HOME and the sources of a small sandbox."""
     home = tmp_path_factory.mktemp("operator")
-    with SandboxServers(make_demo_world(seed=4, people=16)) as servers:
+    with SandboxServers(make_demo_world(seed=4, people=16), pictures=rendered()) as servers:
         (home / "sources.yaml").write_text(yaml.safe_dump(sources_settings(servers)))
         yield {
             **os.environ,
@@ -57,7 +58,7 @@ def run(text: str, variables: dict[str, str]) -> str:
         capture_output=True,
         text=True,
         check=False,
-        timeout=240,
+        timeout=800,
     )
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout + result.stderr

@@ -17,7 +17,7 @@ from stash_sense_pipeline.catalog import schema
 from stash_sense_pipeline.definitions import build_defs
 from stash_sense_pipeline.orchestration import names
 from stash_sense_pipeline.orchestration.metadata import column_schema, rounded
-from stash_sense_pipeline.settings.schema import Settings
+from stash_sense_pipeline.settings.schema import FacesSettings, Settings
 from stash_sense_pipeline_tests.orchestration.conftest import environment_at
 
 PARENTS = {
@@ -62,6 +62,16 @@ def test_every_asset_has_its_parents_and_its_group(definitions: dg.Definitions) 
     }
     assert found == PARENTS
     assert {key: graph.get(dg.AssetKey(key)).group_name for key in found} == GROUPS
+
+
+def test_with_tattoos_the_files_of_a_release_depend_on_their_embeddings(
+    settings: Settings, tmp_path: Path
+) -> None:
+    wanted = settings.model_copy(update={"faces": FacesSettings(tattoos=True)})
+    graph = build_defs(settings=wanted, environment=environment_at(tmp_path)).resolve_asset_graph()
+    for key in ("performers_db", "release"):
+        parents = {parent.to_user_string() for parent in graph.get(dg.AssetKey(key)).parent_keys}
+        assert parents == PARENTS[key] | {"tattoo_embeddings"}
 
 
 def test_every_asset_has_a_description_kinds_and_owners(definitions: dg.Definitions) -> None:
@@ -137,6 +147,20 @@ def test_each_job_selects_its_assets(definitions: dg.Definitions, job: str, asse
     assert {key.to_user_string() for key in keys} == assets
 
 
+def test_with_tattoos_their_embeddings_are_an_asset_of_the_job_that_embeds(
+    settings: Settings, tmp_path: Path
+) -> None:
+    wanted = settings.model_copy(update={"faces": FacesSettings(tattoos=True)})
+    definitions = build_defs(settings=wanted, environment=environment_at(tmp_path))
+    dg.Definitions.validate_loadable(definitions)
+    node = definitions.resolve_asset_graph().get(names.TATTOO_EMBEDDINGS)
+    assert {key.to_user_string() for key in node.parent_keys} == {"aligned_faces"}
+    assert (node.group_name, node.partitions_def is not None) == ("faces", True)
+    assert node.pools == {names.GPU_POOL}
+    job = definitions.resolve_job_def(names.EMBED_FACES_JOB)
+    assert job.asset_layer.selected_asset_keys == {names.FACE_EMBEDDINGS, names.TATTOO_EMBEDDINGS}
+
+
 def test_only_face_embeddings_is_in_the_gpu_pool(definitions: dg.Definitions) -> None:
     pools = {
         key.to_user_string(): node.op.pool
@@ -147,6 +171,7 @@ def test_only_face_embeddings_is_in_the_gpu_pool(definitions: dg.Definitions) ->
     assert {key for key, pool in pools.items() if pool == names.GPU_POOL} == {"face_embeddings"}
 
 
+@pytest.mark.slow
 def test_loading_the_definitions_imports_nothing_heavy() -> None:
     heavy = ["sqlalchemy", "numpy", "cv2", "onnxruntime", "insightface", "voyager", "pandas", "httpx", "PIL"]
     code = (

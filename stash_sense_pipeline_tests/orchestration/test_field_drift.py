@@ -110,6 +110,7 @@ def _latest_results(instance: dg.DagsterInstance) -> dict[str | None, bool]:
     return {evaluation.partition: evaluation.passed for evaluation in evaluations}
 
 
+@pytest.mark.slow
 def test_a_field_that_a_new_layout_hides_fails_the_check_until_it_is_found_again(nights, catalog):
     sites, definitions, instance = nights
     add_people(catalog, 0)

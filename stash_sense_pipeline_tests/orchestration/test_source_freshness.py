@@ -36,6 +36,7 @@ def check_after(settings: Settings, data: Path, read: dict[str, timedelta]) -> d
     return evaluation
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("hours", "stale"),
     [({}, 0), ({"fansdb": 35}, 0), ({"fansdb": 37}, 1), ({"fansdb": 37, "stashdb": 37}, 2)],
@@ -51,6 +52,7 @@ def test_a_source_read_more_than_36_hours_ago_is_a_warning(
     assert not evaluation.blocking
 
 
+@pytest.mark.slow
 def test_an_enabled_source_that_was_never_read_is_stale_and_a_disabled_one_is_not(
     settings: Settings, tmp_path: Path
 ) -> None:

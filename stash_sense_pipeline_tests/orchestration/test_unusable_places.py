@@ -19,9 +19,11 @@ from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.sandbox.demo import DEMO_PACK
 from stash_sense_pipeline.sandbox.demo_population import make_demo_world
 from stash_sense_pipeline.sandbox.servers import SandboxServers, sources_settings
+from stash_sense_pipeline_tests.rendered_pictures import rendered
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(900),
     pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs to mount"),
 ]
 
@@ -58,11 +60,15 @@ COMMANDS = WRITERS | READERS
 
 @dataclass(frozen=True)
 class Fault:
-    """A shell script that breaks DATA_DIR, and the variables that do. `spares`: commands that need nothing of it."""
+    """A shell script that breaks DATA_DIR, and the variables that do. `spares`: commands that need nothing of it.
+
+    `apart`: all commands run at once, each with a DATA_DIR of its own, because each waits for an answer.
+    """
 
     script: str = ":"
     variables: tuple[tuple[str, str], ...] = ()
     spares: frozenset[str] = frozenset()
+    apart: bool = False
 
 
 # They read the directory of releases or of packs, which is empty.
@@ -76,6 +82,7 @@ FAULTS = {
     "a server that does not answer": Fault(
         variables=(("STASH_SENSE_CATALOG_URL", "postgresql://me@127.0.0.1:{silent}/x?connect_timeout=2"),),
         spares=NO_CATALOG | {"demo", "ui"},
+        apart=True,
     ),
     "a directory in place of sources.yaml": Fault(
         variables=(("STASH_SENSE_SOURCES", "/tmp"),),
@@ -90,27 +97,40 @@ _CHILD = """
 import json, os, sys, traceback
 from stash_sense_pipeline.cli import main
 import stash_sense_pipeline.definitions, stash_sense_pipeline.orchestration.builds.build
-commands, found = json.loads(sys.argv[1]), {}
-for name, line in commands.items():
-    with open(sys.argv[2] + "/output", "w+") as output, open(sys.argv[2] + "/errors", "w+") as errors:
-        child = os.fork()
-        if child == 0:
-            os.dup2(output.fileno(), 1)
-            os.dup2(errors.fileno(), 2)
-            try:
-                main(args=[os.path.expandvars(word) for word in line.split()], prog_name="stash-sense")
-            except SystemExit as end:
-                code = end.code
-            except BaseException:
-                traceback.print_exc()
-                code = 99
-            # The libraries of the parent have threads that a fork does not have, and would wait for them.
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code or 0)
-        _, status = os.waitpid(child, 0)
-        errors.seek(0)
-        found[name] = [os.waitstatus_to_exitcode(status), errors.read()]
+commands, home, apart = json.loads(sys.argv[1]), sys.argv[2], sys.argv[3] == "apart"
+
+def begin(name):
+    child = os.fork()
+    if child:
+        return child
+    if apart:
+        os.environ["DATA_DIR"] += "/" + name.replace(" ", "-")
+        os.mkdir(os.environ["DATA_DIR"])
+    os.dup2(os.open(f"{home}/output of {name}", os.O_CREAT | os.O_WRONLY), 1)
+    os.dup2(os.open(f"{home}/errors of {name}", os.O_CREAT | os.O_WRONLY), 2)
+    code = 0
+    try:
+        main(args=[os.path.expandvars(word) for word in commands[name].split()], prog_name="stash-sense")
+    except SystemExit as end:
+        code = end.code
+    except BaseException:
+        traceback.print_exc()
+        code = 99
+    # The libraries of the parent have threads that a fork does not have, and would wait for them.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code or 0)
+
+def end(name, child):
+    _, status = os.waitpid(child, 0)
+    with open(f"{home}/errors of {name}") as errors:
+        return os.waitstatus_to_exitcode(status), errors.read()
+
+if apart:
+    begun = {name: begin(name) for name in commands}
+    found = {name: end(name, child) for name, child in begun.items()}
+else:
+    found = {name: end(name, begin(name)) for name in commands}
 print(json.dumps(found))
 """
 
@@ -118,7 +138,7 @@ print(json.dumps(found))
 @pytest.fixture(scope="module")
 def servers() -> Iterator[SandboxServers]:
     """A small world, served."""
-    with SandboxServers(make_demo_world(seed=2, people=8)) as running:
+    with SandboxServers(make_demo_world(seed=2, people=8), pictures=rendered()) as running:
         yield running
 
 
@@ -144,10 +164,10 @@ def outcomes(home: Path, servers: SandboxServers, fault: Fault) -> dict[str, tup
         }
         chosen = {name: line for name, line in COMMANDS.items() if name not in fault.spares}
         script = (
-            "mount -t tmpfs -o size=8m tmpfs $DATA_DIR && cp $HOME/catalog.db $DATA_DIR/ && "
+            f"mount -t tmpfs -o size={64 if fault.apart else 8}m tmpfs $DATA_DIR && cp $HOME/catalog.db $DATA_DIR/ && "
             f'{{ {fault.script}; true; }} && exec "$@"'
         )
-        child = [sys.executable, "-c", _CHILD, json.dumps(chosen), str(home)]
+        child = [sys.executable, "-c", _CHILD, json.dumps(chosen), str(home), "apart" if fault.apart else ""]
         result = subprocess.run(
             ["unshare", "--mount", "sh", "-c", script, "sh", *child],
             env=variables,

@@ -93,8 +93,9 @@ class World:
             add_suppressions(connection, KEY, entries)
 
     def sync(self, *sources: str) -> CatalogWriter:
-        """Syncs these sources, or all when none is named."""
-        for source in sources or sorted(HOSTS):
+        """Syncs these sources, or all that have shown a record when none is named."""
+        used = {source for source, _ in (*self.shown, *self.gone, *self.read)}
+        for source in sources or sorted(used):
             known = load_suppressions(self.engine, KEY)
             writer = CatalogWriter(IngestContext(self.engine, known, relatives=self.relatives), source)
             asyncio.run(self._sync(writer, source))

@@ -48,6 +48,7 @@ STEPS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", list(itertools.permutations(STEPS)), ids=" ".join)
 def test_the_whole_person_is_gone_in_every_order_of_list_and_syncs(order, tmp_path, catalog_file):
     with fresh_world(catalog_file, tmp_path) as world:
@@ -68,6 +69,7 @@ def test_the_person_is_gone_at_the_end_of_the_sync_that_shows_the_image(world):
     assert not load_suppressions(world.engine, KEY).awaits_image(URL)
 
 
+@pytest.mark.slow
 def test_an_awaited_image_stays_awaited_until_a_source_shows_it(world):
     world.add(URL)
     show_two_people(world)
@@ -80,6 +82,7 @@ def test_an_awaited_image_stays_awaited_until_a_source_shows_it(world):
     assert world.publish() == {ZOE}
 
 
+@pytest.mark.slow
 def test_an_awaited_image_of_two_people_is_erased_without_them(world):
     show_two_people(world)
     world.add(URL)
@@ -99,6 +102,7 @@ def test_picture_only_means_the_image_alone(world):
     assert URL not in images_of(world)
 
 
+@pytest.mark.slow
 def test_an_awaited_image_is_decided_before_a_release_when_the_sync_was_killed(world):
     show_two_people(world)
     world.add(URL)
@@ -112,6 +116,7 @@ def test_an_awaited_image_is_decided_before_a_release_when_the_sync_was_killed(w
     assert world.publish() == {ZOE}
 
 
+@pytest.mark.slow
 def test_a_sealed_entry_of_an_unseen_image_means_the_person_in_a_new_catalog(world, tmp_path, catalog_file):
     entry = SuppressionEntry(URL, "asked", date(2026, 11, 20), unseen=True)
     with writing(world.engine) as connection:

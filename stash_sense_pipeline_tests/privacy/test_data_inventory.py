@@ -19,6 +19,7 @@ WITHOUT_PEOPLE = {
     "identity_hubs",
     "pending_purges",
     "claimed_releases",
+    "sense2_releases",
     "site_visits",
 }
 TABLES = sorted(metadata.tables)

@@ -58,6 +58,7 @@ def without(value):
     return [without(item) for item in value] if isinstance(value, list) else value
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.sampled_from(["name", "bio", "urls"]), JSON))
 def test_only_private_labels_are_dropped_from_any_json_record(raw):
     assert drop_private_fields(raw) == without(raw)

@@ -112,6 +112,6 @@ def test_a_key_is_found_in_any_case_and_however_it_is_escaped(written: Callable[
 
 
 def test_a_text_of_many_backslashes_is_read_in_linear_time() -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     assert redacted("\\" * 20_000 + "%25" * 5_000, ["/b+c/defgh"])
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5

@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from stash_sense_pipeline.catalog import schema
-from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.catalog.purge import is_purge_pending
 from stash_sense_pipeline.catalog.queries import performers
 from stash_sense_pipeline.catalog.transactions import reading, writing
@@ -32,6 +31,8 @@ from stash_sense_pipeline.privacy.suppression.suppression_list import load_suppr
 from stash_sense_pipeline.records.performer_record import ImageRecord, PerformerRecord
 from stash_sense_pipeline.sources.catalog_writer import CatalogWriter
 from stash_sense_pipeline.sources.ingest_context import IngestContext
+from stash_sense_pipeline_tests.catalog_copies import new_catalog
+from stash_sense_pipeline_tests.release.memory_disk import memory_disk
 
 KEY = bytes(range(32))
 NOW = datetime(2026, 11, 20, 4, 5, 6, tzinfo=UTC)
@@ -75,9 +76,8 @@ class Leaving(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        self.directory = Path(tempfile.mkdtemp())
-        shutil.copy2(template(), self.directory / "catalog.db")
-        self.engine = open_catalog(f"sqlite:///{self.directory / 'catalog.db'}")
+        self.directory = Path(tempfile.mkdtemp(dir=memory_disk()))
+        self.engine = new_catalog(self.directory / "catalog.db")
         self.upstream = Upstream()
         self.left: set[str] = set()
         for person in PEOPLE:
@@ -92,7 +92,7 @@ class Leaving(RuleBasedStateMachine):
         self.upstream.publish(box, person, picture)
 
     @rule(data=st.data())
-    def somebody_is_renamed(self, data: st.DataObject) -> None:
+    def a_person_is_renamed(self, data: st.DataObject) -> None:
         key = data.draw(st.sampled_from(sorted(self.upstream.records)))
         person = self.upstream.person[key]
         self.upstream.records[key] = replace(self.upstream.records[key], name=f"New {person} name")
@@ -140,7 +140,7 @@ class Leaving(RuleBasedStateMachine):
 
     @rule(data=st.data())
     @precondition(lambda self: len(self.left) < len(PEOPLE))
-    def somebody_leaves(self, data: st.DataObject) -> None:
+    def a_person_leaves(self, data: st.DataObject) -> None:
         key = data.draw(st.sampled_from(sorted({*self.upstream.records, *self.upstream.gone})))
         entry = SuppressionEntry(":".join(key), "asked", date(2026, 11, 20), unseen=True)
         with writing(self.engine) as connection:
@@ -221,26 +221,15 @@ class Leaving(RuleBasedStateMachine):
             )
 
 
-_TEMPLATE: list[Path] = []
-
-
-def template() -> Path:
-    """A migrated, empty catalog to copy."""
-    if not _TEMPLATE:
-        path = Path(tempfile.mkdtemp()) / "catalog.db"
-        open_catalog(f"sqlite:///{path}").dispose()
-        _TEMPLATE.append(path)
-    return _TEMPLATE[0]
-
-
 Leaving.TestCase.settings = settings(max_examples=25, stateful_step_count=14, deadline=None)
 
 
 @pytest.mark.slow
-class TestNobodyLeaks(Leaving.TestCase):
+class TestNoPersonLeaks(Leaving.TestCase):
     """Some hundred nightly runs in random order."""
 
 
+@pytest.mark.slow
 def test_a_person_who_left_and_comes_back_in_another_source_is_in_no_release_and_others_are() -> None:
     """Sync, suppress, a new record with the same picture on another box, publish."""
     machine = Leaving()
@@ -259,6 +248,7 @@ def test_a_person_who_left_and_comes_back_in_another_source_is_in_no_release_and
         machine.teardown()
 
 
+@pytest.mark.slow
 def test_a_record_that_shares_a_page_with_the_survivor_of_a_merge_stays(catalog: sa.Engine) -> None:
     """The record that the suppressed one was merged into is erased. A third record that shares a page with it stays."""
     shared = ("https://www.freeones.com/zq-shared",)
@@ -283,6 +273,7 @@ def test_a_record_that_shares_a_page_with_the_survivor_of_a_merge_stays(catalog:
         assert connection.scalars(sa.select(schema.source_performers.c.source_id)).all() == ["xylo"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["merged at the source", "lists a page", "is of a child"])
 def test_a_sync_that_erases_a_person_removes_the_name_from_reports(
     catalog: sa.Engine, tmp_path: Path, how: str
@@ -349,6 +340,7 @@ def test_a_new_record_at_the_url_of_an_erased_one_is_refused(catalog: sa.Engine)
         assert set(connection.scalars(sa.select(schema.source_performers.c.source_id))) == {"uuid-3"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "where"),
     [

@@ -153,6 +153,7 @@ NAMES = st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.tuples(NAMES, NAMES), max_size=6),
     st.lists(st.tuples(NAMES, NAMES), max_size=6),

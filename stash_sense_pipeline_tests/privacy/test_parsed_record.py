@@ -53,14 +53,14 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 @pytest.mark.parametrize("record", [ACCEPTED, REFUSED, HELD, CHILD], ids=lambda record: record.source_id)
 def test_each_url_of_a_record_is_parsed_once_whatever_is_decided(
-    any_catalog: sa.Engine, parsed: Counter[str], record: PerformerRecord
+    catalog: sa.Engine, parsed: Counter[str], record: PerformerRecord
 ) -> None:
-    store(any_catalog, "boxa", replace(ANNA, urls=(SHARED,)))
-    suppress(any_catalog, "boxa:anna")
-    erase_suppressed(any_catalog, load_suppressions(any_catalog, KEY), NOW)
-    check, ids = withholding(any_catalog, "boxb")
+    store(catalog, "boxa", replace(ANNA, urls=(SHARED,)))
+    suppress(catalog, "boxa:anna")
+    erase_suppressed(catalog, load_suppressions(catalog, KEY), NOW)
+    check, ids = withholding(catalog, "boxb")
     parsed.clear()
-    with writing(any_catalog) as connection:
+    with writing(catalog) as connection:
         admitted = check.admit(connection, [record])
     decided = {
         "accepted": {each.source_id for each in admitted.records},

@@ -46,6 +46,7 @@ from stash_sense_pipeline.release.checks.quality_gate import Proof, prove_releas
 from stash_sense_pipeline.release.contract import Flavour
 from stash_sense_pipeline.release.publish import publish_release
 from stash_sense_pipeline.release.spec import ReleaseSpec, small_limits
+from stash_sense_pipeline_tests.privacy.waiting_threads import wait_until_locked_out
 from stash_sense_pipeline_tests.release.worlds import BEGIN, DIGESTS, SPEC, make_catalog
 
 FIRST, SECOND = date(2026, 2, 18), date(2026, 2, 19)
@@ -56,10 +57,13 @@ STRINGS = ["st-00001", "Alias 1 of stashdb", "person.1/", "Person & 1 (", "Perso
 
 
 class Operator:
-    """An operator with a catalog of forty people and one release of it."""
+    """An operator with a catalog of forty people and one release of it: in a new directory, or in a copy of such a one."""
 
     def __init__(self, data: Path, spec: ReleaseSpec = SPEC) -> None:
         self.data, self.spec = data, spec
+        if (data / "catalog.db").exists():
+            self.engine = open_catalog(f"sqlite:///{data / 'catalog.db'}")
+            return
         self.engine = make_catalog(data / "catalog.db", performers=40, faces_each=3)
         with writing(self.engine) as connection:
             for source in ("stashdb", "fansdb", "pmvstash"):
@@ -125,8 +129,17 @@ def in_one_byte_a_number(vector: np.ndarray) -> bytes:
     return files[0][begin : begin + 256]
 
 
+@pytest.fixture(scope="module")
+def first_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data directory of an operator after the first release, for copies."""
+    data = tmp_path_factory.mktemp("operator") / "data"
+    Operator(data).engine.dispose()
+    return data
+
+
 @pytest.fixture
-def operator(tmp_path: Path) -> Iterator[Operator]:
+def operator(tmp_path: Path, first_release: Path) -> Iterator[Operator]:
+    shutil.copytree(first_release, tmp_path / "data", symlinks=True)
     operator = Operator(tmp_path / "data")
     yield operator
     operator.engine.dispose()
@@ -147,9 +160,27 @@ def where_found(directory: Path, needles: list[bytes]) -> set[str]:
     return {name for name, data in contents(directory) if any(needle in data for needle in needles)}
 
 
+BOTH = replace(SPEC, small=small_limits(SPEC.limits))
+
+
+@pytest.fixture(scope="module")
+def first_release_of_both(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data directory of an operator after a first release in both flavours, for copies."""
+    data = tmp_path_factory.mktemp("both") / "data"
+    Operator(data, BOTH).engine.dispose()
+    return data
+
+
+@pytest.fixture
+def both(tmp_path: Path, first_release_of_both: Path) -> Iterator[Operator]:
+    shutil.copytree(first_release_of_both, tmp_path / "data", symlinks=True)
+    operator = Operator(tmp_path / "data", BOTH)
+    yield operator
+    operator.engine.dispose()
+
+
 @pytest.mark.slow
-def test_no_byte_of_an_erased_person_is_in_any_file_of_any_flavour(tmp_path: Path) -> None:
-    both = Operator(tmp_path / "data", replace(SPEC, small=small_limits(SPEC.limits)))
+def test_no_byte_of_an_erased_person_is_in_any_file_of_any_flavour(both: Operator) -> None:
     needles = [*(text.encode() for text in STRINGS), *both.vectors_of_person()]
     assert len(needles) == len(STRINGS) + 18
     before = where_found(both.data, needles[-12:])
@@ -163,30 +194,26 @@ def test_no_byte_of_an_erased_person_is_in_any_file_of_any_flavour(tmp_path: Pat
     assert revoked.exit_code == 0, revoked.output
     assert where_found(both.data, needles) == set()
     assert not list((both.data / "releases").glob("*2026.02.18*"))
-    both.engine.dispose()
 
 
-@pytest.mark.parametrize("left", ["directory", "zip"])
-def test_a_flavour_alone_that_holds_a_suppressed_person_is_revoked(tmp_path: Path, left: str) -> None:
+@pytest.mark.slow
+def test_a_flavour_alone_that_holds_a_suppressed_person_is_revoked(both: Operator, tmp_path: Path) -> None:
     """Of the first release only one part of the flavour small is left, which no other command shows."""
-    both = Operator(tmp_path / "data", replace(SPEC, small=small_limits(SPEC.limits)))
     assert both.runs("suppress", "add", PERSON, "--reason", "asked by mail").exit_code == 0
     assert both.runs("suppress", "apply").exit_code == 0
     both.publish(SECOND)
-    releases = both.data / "releases"
-    kept = releases / (
-        "2026.02.18.small" if left == "directory" else "stash-sense-data-small-v2026.02.18.zip"
-    )
-    for path in releases.glob("*2026.02.18*"):
-        if path != kept:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    listed = both.runs("releases", "revoke")
-    assert "2026.02.18" in listed.output
-    assert both.runs("releases", "revoke", "--delete").exit_code == 0
-    assert not kept.exists()
-    both.engine.dispose()
+    for left in ("2026.02.18.small", "stash-sense-data-small-v2026.02.18.zip"):
+        data = tmp_path / left
+        shutil.copytree(both.data, data, symlinks=True)
+        for path in (data / "releases").glob("*2026.02.18*"):
+            if path.name != left:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        assert "2026.02.18" in both.runs("releases", "revoke", data=data).output
+        assert both.runs("releases", "revoke", "--delete", data=data).exit_code == 0
+        assert not (data / "releases" / left).exists()
 
 
+@pytest.mark.slow
 def test_no_byte_of_an_erased_person_is_in_any_file(operator: Operator) -> None:
     needles = [*(text.encode() for text in STRINGS), *operator.vectors_of_person()]
     assert len(needles) == len(STRINGS) + 12
@@ -223,6 +250,7 @@ def test_no_byte_of_an_erased_person_is_in_any_file(operator: Operator) -> None:
     assert "on the list already" in operator.runs("suppress", "add", PERSON, "--reason", "twice").output
 
 
+@pytest.mark.slow
 def test_a_person_added_to_the_list_while_a_release_is_checked_is_not_in_it(
     operator: Operator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -243,6 +271,7 @@ def test_a_person_added_to_the_list_while_a_release_is_checked_is_not_in_it(
     operator.publish(SECOND)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["write_zip", "write_report", "fsync_file"])
 def test_a_person_added_to_the_list_in_the_last_seconds_of_a_publish_is_not_in_it(
     operator: Operator, monkeypatch: pytest.MonkeyPatch, step: str
@@ -267,6 +296,7 @@ def test_a_person_added_to_the_list_in_the_last_seconds_of_a_publish_is_not_in_i
     assert not list((operator.data / "releases").glob("*2026.02.19*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("server", [False, pytest.param(True, marks=pytest.mark.postgres)])
 def test_an_add_while_a_release_is_moved_waits_until_it_is_published(
     operator: Operator, monkeypatch: pytest.MonkeyPatch, server: bool, request: pytest.FixtureRequest
@@ -278,8 +308,10 @@ def test_an_add_while_a_release_is_moved_waits_until_it_is_published(
     key = load_or_create_key(operator.data / "suppression.key")
     spec = replace(SPEC, suppressions=load_suppressions(engine, key))
     order: list[str] = []
+    begun = threading.Event()
 
     def add() -> None:
+        begun.set()
         with writing(engine) as connection:
             entry = SuppressionEntry(PERSON, "asked", FIRST, unseen=True)
             add_suppressions(connection, key, [entry])
@@ -288,9 +320,14 @@ def test_an_add_while_a_release_is_moved_waits_until_it_is_published(
     thread = threading.Thread(target=add)
     with suppression_gate.list_held(engine, operator.data / "releases" / "2026.02.18", spec):
         thread.start()
-        thread.join(0.5)
+        assert begun.wait(200)
+        if server:
+            assert wait_until_locked_out(engine, thread)
+        else:
+            # Without the lock it would add within milliseconds.
+            thread.join(0.1)
         order.append("published")
-    thread.join()
+    thread.join(200)
     assert order == ["published", "added"]
     again = suppression_gate.list_held(engine, operator.data / "releases" / "2026.02.18", spec)
     with pytest.raises(ReleaseError, match="suppressed: 1 suppressed records"), again:
@@ -299,6 +336,7 @@ def test_an_add_while_a_release_is_moved_waits_until_it_is_published(
         engine.dispose()
 
 
+@pytest.mark.slow
 def test_an_interrupted_publish_is_not_completed_once_a_person_in_it_is_on_the_list(
     operator: Operator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -314,6 +352,7 @@ def test_an_interrupted_publish_is_not_completed_once_a_person_in_it_is_on_the_l
     assert (operator.data / "releases" / "latest").resolve().name == "2026.02.18"
 
 
+@pytest.mark.slow
 def test_a_release_with_a_suppressed_person_is_not_installed_or_uploaded(
     operator: Operator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -332,6 +371,7 @@ def test_a_release_with_a_suppressed_person_is_not_installed_or_uploaded(
     assert "holds 1 records and 0 URLs of people on the suppression list" in uploaded.output
 
 
+@pytest.mark.slow
 def test_a_restore_brings_no_suppressed_person_back(operator: Operator, tmp_path: Path) -> None:
     """Neither a person added after the backup, who is only on the current list, nor one on the backup's list."""
     other = b"st-00003"
@@ -367,6 +407,7 @@ main()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["backup", "restore"])
 def test_a_backup_or_restore_that_is_killed_leaves_no_copy(
     operator: Operator, tmp_path: Path, command: str
@@ -401,6 +442,7 @@ def test_a_backup_or_restore_that_is_killed_leaves_no_copy(
         assert list(elsewhere.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", ["stash-sense-data-v2026.02.18.zip", "2026.02.18/manifest.json"])
 def test_an_incomplete_release_is_revoked_too(operator: Operator, lost: str) -> None:
     """For example when the zip was deleted after its upload."""
@@ -409,10 +451,11 @@ def test_an_incomplete_release_is_revoked_too(operator: Operator, lost: str) -> 
     operator.publish(SECOND)
     (operator.data / "releases" / lost).unlink()
     revoked = operator.runs("releases", "revoke", "--delete")
-    assert revoked.output.splitlines()[1].split() == ["2026.02.18", "2", "3", "False", "True"]
+    assert revoked.output.splitlines()[1].split() == ["sidecar", "2026.02.18", "2", "3", "False", "True"]
     assert not list((operator.data / "releases").glob("*2026.02.18*"))
 
 
+@pytest.mark.slow
 def test_a_release_that_cannot_be_read_is_one_clear_line(operator: Operator) -> None:
     operator.runs("suppress", "add", PERSON, "--reason", "asked")
     operator.runs("suppress", "apply")
@@ -427,6 +470,7 @@ def test_a_release_that_cannot_be_read_is_one_clear_line(operator: Operator) -> 
     assert (operator.data / "releases" / "2026.02.18").is_dir()
 
 
+@pytest.mark.slow
 def test_a_withheld_record_that_is_suppressed_leaves_the_review(operator: Operator) -> None:
     with writing(operator.engine) as connection:
         row = {"source": "stashdb", "id_hash": "h", "checked_at": BEGIN, "reason": "under_18"}
@@ -438,6 +482,7 @@ def test_a_withheld_record_that_is_suppressed_leaves_the_review(operator: Operat
     assert where_found(operator.data, [b"st-young"]) == set()
 
 
+@pytest.mark.slow
 def test_a_met_record_can_be_added_as_named(operator: Operator) -> None:
     """An associated record is refused, but is not in the file, and its pages and merges are not followed."""
     key = load_or_create_key(operator.data / "suppression.key")
@@ -456,6 +501,7 @@ def test_a_met_record_can_be_added_as_named(operator: Operator) -> None:
     assert load_suppressions(operator.engine, key).degree("fansdb", ["met"], ()) == NAMED
 
 
+@pytest.mark.slow
 def test_a_kill_after_the_commit_leaves_no_names_in_reports(
     operator: Operator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -474,6 +520,7 @@ def test_a_kill_after_the_commit_leaves_no_names_in_reports(
     assert "Alias 1 of stashdb" not in (operator.data / "logs" / "run.log").read_text()
 
 
+@pytest.mark.slow
 def test_the_file_of_the_list_survives_a_lost_catalog(operator: Operator) -> None:
     operator.runs("suppress", "add", "https://instagram.com/person.1", "--reason", "asked", "--block-face")
     listed = yaml.safe_load((operator.data / "suppressions.yaml").read_text())
@@ -489,6 +536,7 @@ def test_the_file_of_the_list_survives_a_lost_catalog(operator: Operator) -> Non
     assert "waiting" not in table
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "complaint"),
     [
@@ -514,6 +562,7 @@ UUIDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "whose"),
     [
@@ -550,6 +599,7 @@ def test_a_record_is_found_by_its_own_page_and_by_all_that_its_source_calls_it(
     assert left == {f"Zq of {source}" for source in UUIDS if source != whose}
 
 
+@pytest.mark.slow
 def test_the_page_of_an_unknown_record_is_refused(operator: Operator) -> None:
     with writing(operator.engine) as connection:
         connection.execute(sa.insert(schema.sync_state).values(source="theporndb", backfilled_at=BEGIN))
@@ -563,6 +613,7 @@ def test_the_page_of_an_unknown_record_is_refused(operator: Operator) -> None:
         assert unseen.exit_code == 0, unseen.output
 
 
+@pytest.mark.slow
 def test_a_list_with_an_unknown_id_is_refused_by_line_and_nothing_is_applied(operator: Operator) -> None:
     (operator.data / "suppressions.yaml").write_text(
         f"- {{target: '{PERSON}', reason: asked, date: 2026-11-20}}\n"
@@ -575,6 +626,7 @@ def test_a_list_with_an_unknown_id_is_refused_by_line_and_nothing_is_applied(ope
     assert operator.runs("suppress", "list").output == "the list is empty\n"
 
 
+@pytest.mark.slow
 def test_adding_a_page_that_two_people_list_exits_with_2_and_says_ambiguous(operator: Operator) -> None:
     with writing(operator.engine) as connection:
         row = {"source": "stashdb", "source_id": "st-00003", "url": "https://instagram.com/person.1/"}
@@ -587,6 +639,7 @@ def test_adding_a_page_that_two_people_list_exits_with_2_and_says_ambiguous(oper
 PICTURE = "https://stashdb.org/images/image-4"
 
 
+@pytest.mark.slow
 def test_the_address_of_a_picture_of_one_person_means_the_person(operator: Operator) -> None:
     result = operator.runs("suppress", "add", PICTURE, "--reason", "asked", "--block-face")
     assert result.exit_code == 0, result.output
@@ -599,6 +652,7 @@ def test_the_address_of_a_picture_of_one_person_means_the_person(operator: Opera
     assert where_found(operator.data, [text.encode() for text in STRINGS]) == set()
 
 
+@pytest.mark.slow
 def test_with_picture_only_the_address_of_a_picture_means_the_picture(operator: Operator) -> None:
     result = operator.runs("suppress", "add", PICTURE, "--reason", "asked", "--picture-only")
     assert result.exit_code == 0, result.output
@@ -610,6 +664,7 @@ def test_with_picture_only_the_address_of_a_picture_means_the_picture(operator: 
     assert "picture_only is for the URL of an image" in record.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["on both records", "the same bytes", "the same looks"])
 def test_the_address_of_a_picture_of_several_people_means_the_picture(operator: Operator, how: str) -> None:
     images = schema.source_images
@@ -632,6 +687,7 @@ def test_the_address_of_a_picture_of_several_people_means_the_picture(operator: 
     assert "0 images" not in applied
 
 
+@pytest.mark.slow
 def test_the_address_of_a_picture_in_the_operators_file_means_the_person(operator: Operator) -> None:
     entry = f"- {{target: '{PICTURE}', reason: asked, date: 2026-02-01}}\n"
     (operator.data / "suppressions.yaml").write_text(entry)
@@ -639,6 +695,7 @@ def test_the_address_of_a_picture_in_the_operators_file_means_the_person(operato
     assert "erased: 0 records" in operator.runs("suppress", "apply").output
 
 
+@pytest.mark.slow
 def test_a_shared_picture_in_the_operators_file_is_reported(operator: Operator) -> None:
     with writing(operator.engine) as connection:
         row = {"source": "stashdb", "source_id": "st-00003", "image_id": "image-4"}
@@ -650,6 +707,7 @@ def test_a_shared_picture_in_the_operators_file_is_reported(operator: Operator) 
     assert "1 new entries are pictures that several people have" in output
 
 
+@pytest.mark.slow
 def test_namesakes_are_listed_for_a_decision_without_their_names(operator: Operator) -> None:
     table, names = schema.source_performers, schema.performer_aliases
     with writing(operator.engine) as connection:
@@ -682,6 +740,7 @@ def test_namesakes_are_listed_for_a_decision_without_their_names(operator: Opera
     assert applied["erased"]["records"] == 3
 
 
+@pytest.mark.slow
 def test_a_release_with_suppressed_image_bytes_is_not_published(operator: Operator) -> None:
     key = load_or_create_key(operator.data / "suppression.key")
     digest = "ab" * 32
@@ -696,6 +755,7 @@ def test_a_release_with_suppressed_image_bytes_is_not_published(operator: Operat
     operator.publish(SECOND)
 
 
+@pytest.mark.slow
 def test_a_blocked_face_does_not_come_back_under_a_new_record(operator: Operator) -> None:
     vectors = new_pictures_of_person(operator)
     operator.runs("suppress", "add", PERSON, "--reason", "asked", "--block-face")
@@ -721,6 +781,7 @@ def test_a_blocked_face_does_not_come_back_under_a_new_record(operator: Operator
     assert "is not a held record" in again.output
 
 
+@pytest.mark.slow
 def test_without_block_face_no_template_is_kept(operator: Operator) -> None:
     operator.runs("suppress", "add", PERSON, "--reason", "asked")
     operator.runs("suppress", "apply")
@@ -755,6 +816,7 @@ def index_under_another(operator: Operator, vectors: dict[str, bytes]) -> None:
             connection.execute(sa.update(embeddings).where(which).values(vector=vector))
 
 
+@pytest.mark.slow
 def test_the_catalog_and_the_key_are_for_the_owner_only(operator: Operator) -> None:
     (operator.data / "catalog.db").chmod(0o644)
     operator.engine.dispose()
@@ -763,6 +825,7 @@ def test_the_catalog_and_the_key_are_for_the_owner_only(operator: Operator) -> N
         assert (operator.data / name).stat().st_mode & 0o077 == 0, name
 
 
+@pytest.mark.slow
 def test_a_record_that_is_withheld_for_its_dates_is_listed_for_review(operator: Operator) -> None:
     row = {"source": "stashdb", "id_hash": "h", "checked_at": BEGIN}
     with writing(operator.engine) as connection:

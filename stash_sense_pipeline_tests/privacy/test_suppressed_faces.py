@@ -29,6 +29,7 @@ from stash_sense_pipeline_tests.identity.population import HOSTS, NOW, store
 MODELS = [("facenet", "f"), ("arcface", "a"), ("other", "o")]
 
 
+@pytest.mark.slow
 @given(
     st.integers(0, 10_000),
     st.lists(st.sets(st.sampled_from(MODELS)), max_size=8),

@@ -320,6 +320,7 @@ def test_the_page_of_a_stash_box_record_is_that_record(catalog):
     assert not listed.covers_record("fansdb", UUID)
 
 
+@pytest.mark.slow
 @given(
     st.text(st.characters(codec="utf-8", exclude_characters="?#/"), min_size=1),
     st.sampled_from(["http://", "https://", "HTTPS://", "//", ""]),
@@ -383,6 +384,7 @@ def test_questions_to_an_empty_list_compute_no_hash(monkeypatch):
 LOOKS = st.integers(0, 2**64 - 1)
 
 
+@pytest.mark.slow
 @given(LOOKS, st.sets(st.integers(0, 63), max_size=20))
 def test_copies_of_a_picture_are_recognised_by_how_few_bits_differ(look, flipped):
     stored = likeness(KEY, f"{look:016x}")
@@ -394,6 +396,7 @@ def test_copies_of_a_picture_are_recognised_by_how_few_bits_differ(look, flipped
     assert stored != likeness(OTHER_KEY, f"{look:016x}")
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=30),
     st.lists(st.tuples(st.integers(0, 29), st.sets(st.integers(0, 63), max_size=9)), max_size=30),

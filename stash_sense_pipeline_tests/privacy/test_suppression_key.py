@@ -26,6 +26,7 @@ def test_the_key_is_made_once_for_its_owner_only(tmp_path):
     assert load_or_create_key(tmp_path / "other.key") != key
 
 
+@pytest.mark.slow
 def test_several_threads_at_once_get_the_same_key(tmp_path):
     for attempt in range(20):
         path = tmp_path / str(attempt) / "suppression.key"

@@ -6,10 +6,11 @@ import asyncio
 import json
 import shutil
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from stash_sense_pipeline.faces.models.detector import DetectedFace, Detector
 from stash_sense_pipeline.faces.models.embedder import Embedder
 from stash_sense_pipeline.faces.models.model_packs import ModelPack, load_pack
 from stash_sense_pipeline.foundation.errors import ConfigurationError
+from stash_sense_pipeline.foundation.files import sha256_file
 from stash_sense_pipeline.identity.face_matching.trusted_faces import TrustReport, choose_trusted_faces
 from stash_sense_pipeline.identity.linkage.overrides import Overrides
 from stash_sense_pipeline.identity.rebuild import rebuild_identities
@@ -45,6 +47,7 @@ from stash_sense_pipeline.release.bootstrap.claim import opened_release_files
 from stash_sense_pipeline.release.bootstrap.import_release import ImportReport, ImportRules, import_release
 from stash_sense_pipeline.release.bootstrap.proof import ProofReport, ProofRules, prove
 from stash_sense_pipeline.release.build.voyager_index import IndexParams
+from stash_sense_pipeline.release.contract import zip_name
 from stash_sense_pipeline.release.publish import publish_release
 from stash_sense_pipeline.release.spec import Limits, ReleaseSpec
 from stash_sense_pipeline.sandbox.demo import DEMO_PACK
@@ -52,12 +55,15 @@ from stash_sense_pipeline.sandbox.invented.rendered_person import make_person
 from stash_sense_pipeline.sandbox.invented.rendering import encode_jpeg, render_portrait
 from stash_sense_pipeline.settings.schema import GlobalSettings, Settings, StashBoxSettings
 from stash_sense_pipeline.sources.http.polite_client import PoliteClient
+from stash_sense_pipeline_tests.catalog_copies import new_catalog
 from stash_sense_pipeline_tests.faces.world import HURRIED, ImageServer
 
 from .damages import reseal
 
 NOW = datetime(2026, 2, 18, 3, tzinfo=UTC)
 KEY = b"k" * 32
+# Short delays, and time enough for an answer on a slow machine.
+RETRIES = replace(HURRIED, connect=120.0, read=120.0)
 HOSTS = {"stashdb": "stashdb.org", "fansdb": "fansdb.cc"}
 # The people of each stash-box by number, and how many pictures each of them has there.
 PEOPLE = {"stashdb": (range(26), 4), "fansdb": (range(26, 34), 3)}
@@ -113,10 +119,14 @@ class Home:
     gone: set[str] = field(default_factory=set)
     closed: set[str] = field(default_factory=set)
     url: str = ""
+    warnings: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
-        self.engine = open_catalog(self.url or f"sqlite:///{self.directory / 'catalog.db'}")
+        file = self.directory / "catalog.db"
+        self.engine = (
+            open_catalog(self.url or f"sqlite:///{file}") if self.url or file.exists() else new_catalog(file)
+        )
 
     @property
     def settings(self) -> Settings:
@@ -135,18 +145,20 @@ class Home:
     def count(self, table: sa.Table) -> int:
         return len(self.rows(table))
 
-    def sync(self) -> None:
-        """Stores what the stash-boxes list, as a refresh does."""
+    def sync(self, unlisted: Collection[str] = ()) -> None:
+        """Stores what the stash-boxes list, as a refresh does. `unlisted`: records that they do not list yet."""
+        left_out = self.gone.union(unlisted)
         for source in HOSTS:
-            records = [each for each in records_of(self.server, source) if each.source_id not in self.gone]
+            records = [each for each in records_of(self.server, source) if each.source_id not in left_out]
             with writing(self.engine) as connection:
                 performers.store_records(connection, source, records, self.now)
                 performers.tombstone_records(connection, source, dict.fromkeys(self.gone), self.now)
 
     def collect(self, **kwargs: Any) -> dict[str, CollectReport]:
-        return {source: asyncio.run(self._collect(source, **kwargs)) for source in HOSTS}
+        return {source: asyncio.run(self.collect_one(source, **kwargs)) for source in HOSTS}
 
-    async def _collect(self, source: str, **kwargs: Any) -> CollectReport:
+    async def collect_one(self, source: str, **kwargs: Any) -> CollectReport:
+        """Collects the faces of one source."""
         suppressions = load_suppressions(self.engine, KEY)
         async with self.client(source) as (client, request):
             return await collect_faces(
@@ -167,7 +179,7 @@ class Home:
         if source in self.closed:
             raise ConfigurationError(f"{source}: no key; set {source.upper()}_API_KEY")
         base = f"{self.server.base}/graphql"
-        async with PoliteClient(source, base, rate=600_000.0, retry_policy=HURRIED) as client:
+        async with PoliteClient(source, base, rate=600_000.0, retry_policy=RETRIES) as client:
             yield client, lambda url: (url, {})
 
     def candidates(self) -> list[CandidateRow]:
@@ -208,7 +220,7 @@ class Home:
 
     def take_over(self, release: Path, progress: Any = None) -> ImportReport:
         suppressions = load_suppressions(self.engine, KEY)
-        with opened_release_files(release) as directory:
+        with opened_release_files(release, self.warnings.append) as directory:
             return import_release(
                 self.engine,
                 directory,
@@ -238,6 +250,7 @@ def demo_pack() -> ModelPack:
 # --- releases of other programs --------------------------------------------------------------------------------------
 
 Change = Callable[[Path], None]
+Crop = Callable[[np.ndarray, DetectedFace], np.ndarray]
 
 
 def changed(release: Path, target: Path, *changes: Change) -> Path:
@@ -313,24 +326,10 @@ def of_vectors(
     return rewrite
 
 
-ALL_FILES = ("faces.json", "performers.json", "face_facenet.voy", "face_arcface.voy")
-
-
-def content(release: Path) -> dict[str, Any]:
-    """The bytes of the files, and the rows of the database without face ids and times of faces."""
-    found: dict[str, Any] = {name: (release / name).read_bytes() for name in ALL_FILES}
-    with closing(sqlite3.connect(release / "performers.db")) as connection:
-        connection.row_factory = sqlite3.Row
-        for table in ("performers", "stashbox_ids", "aliases", "faces", "external_urls", "merged_ids"):
-            order = "facenet_index" if table == "faces" else "rowid"
-            rows = [dict(row) for row in connection.execute(f"SELECT * FROM {table} ORDER BY {order}")]
-            if table == "faces":
-                rows = [
-                    {name: value for name, value in row.items() if name not in ("id", "created_at")}
-                    for row in rows
-                ]
-            found[table] = rows
-    return found
+def digests(release: Path) -> dict[str, str]:
+    """SHA-256 of every file of a release, and of its zip."""
+    files = {path.name: sha256_file(path) for path in release.iterdir()}
+    return {**files, "zip": sha256_file(release.parent / zip_name(release.name))}
 
 
 def vectors_in_use(home: Home) -> set[bytes]:
@@ -369,28 +368,29 @@ def swapped(rgb: np.ndarray, face: DetectedFace) -> np.ndarray:
 MADE_OTHERWISE = {"without alignment": stretched, "with red and blue swapped": swapped}
 
 
-def made_by(
-    server: ImageServer, pack: ModelPack, crop_of: Callable[[np.ndarray, DetectedFace], np.ndarray]
-) -> list[Change]:
-    """Changes that compute all vectors anew from the pictures, with this crop of the face."""
-    detector = Detector(pack.detector)
+def made_by(server: ImageServer, pack: ModelPack, detector: Detector, crop_of: Crop) -> Change:
+    """Computes all vectors anew from the pictures, with this crop of the face."""
 
-    def change(model: str) -> Change:
-        def rewrite(release: Path) -> None:
-            with closing(sqlite3.connect(release / "performers.db")) as connection:
-                urls = connection.execute("SELECT image_url FROM faces ORDER BY facenet_index").fetchall()
-            crops = []
-            for (url,) in urls:
-                data = np.frombuffer(server.bodies[url.rsplit("/", 1)[1]], dtype=np.uint8)
-                rgb = np.ascontiguousarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[:, :, ::-1])
-                crops.append(crop_of(rgb, detector.detect(rgb)[0]))
-            with Embedder(model, pack.embedders[model]) as embedder:
-                vectors = embedder.embed(np.stack(crops), pack.flip_averaging)
-            of_vectors(model, lambda _: vectors)(release)
+    def rewrite(release: Path) -> None:
+        with closing(sqlite3.connect(release / "performers.db")) as connection:
+            urls = connection.execute("SELECT image_url FROM faces ORDER BY facenet_index").fetchall()
+        pictures = [server.bodies[url.rsplit("/", 1)[1]] for (url,) in urls]
+        crops = np.stack([crop_of(_decoded(each), _first_face(each, detector)) for each in pictures])
+        for model, spec in pack.embedders.items():
+            with Embedder(model, spec) as embedder:
+                vectors = embedder.embed(crops, pack.flip_averaging)
+            of_vectors(model, lambda _, vectors=vectors: vectors)(release)
 
-        return rewrite
+    return rewrite
 
-    return [change(model) for model in pack.embedders]
+
+def _decoded(picture: bytes) -> np.ndarray:
+    return np.ascontiguousarray(cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR)[:, :, ::-1])
+
+
+@cache
+def _first_face(picture: bytes, detector: Detector) -> DetectedFace:
+    return detector.detect(_decoded(picture))[0]
 
 
 def picture_beside_the_first(release: Path, person: int) -> str:

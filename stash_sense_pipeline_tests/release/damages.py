@@ -88,6 +88,11 @@ def swap_faces(faces: list) -> list:
     return [faces[-1], *faces[1:-1], faces[0]]
 
 
+# The checks that fail without a readable manifest.
+OF_MANIFEST = {
+    *("manifest", "manifest_sources", "manifest_counts", "version", "checksums", "json_order"),
+}
+
 DAMAGES: dict[str, tuple[Damage, set[str]]] = {
     "no arcface index": (
         lambda release: (release / "face_arcface.voy").unlink(),
@@ -95,7 +100,7 @@ DAMAGES: dict[str, tuple[Damage, set[str]]] = {
     ),
     "no manifest": (
         lambda release: (release / "manifest.json").unlink(),
-        {"required_files", "manifest", "version", "checksums", "json_order"},
+        {"required_files", *OF_MANIFEST},
     ),
     "a stray file": (lambda release: (release / "notes.txt").touch(), {"no_other_files"}),
     "a journal": (lambda release: (release / "performers.db-wal").touch(), {"no_other_files"}),
@@ -105,17 +110,17 @@ DAMAGES: dict[str, tuple[Damage, set[str]]] = {
     ),
     "manifest is no JSON": (
         lambda release: (release / "manifest.json").write_text("{"),
-        {"manifest", "version", "checksums", "json_order"},
+        OF_MANIFEST,
     ),
     "manifest is a list": (
         lambda release: (release / "manifest.json").write_text("[]"),
-        {"manifest", "version", "checksums", "json_order"},
+        OF_MANIFEST,
     ),
     "newer manifest": (manifest(format=RELEASE_FORMAT + 1), {"manifest"}),
-    "counts as text": (manifest(face_count="160"), {"manifest"}),
-    "wrong face count": (manifest(face_count=161), {"manifest"}),
-    "wrong performer count": (manifest(performer_count=41), {"manifest"}),
-    "sources not sorted": (manifest(sources=["stashdb", "fansdb"]), {"manifest"}),
+    "counts as text": (manifest(face_count="160"), {"manifest", "manifest_counts"}),
+    "wrong face count": (manifest(face_count=161), {"manifest_counts"}),
+    "wrong performer count": (manifest(performer_count=41), {"manifest_counts"}),
+    "sources not sorted": (manifest(sources=["stashdb", "fansdb"]), {"manifest_sources"}),
     "created_at is no time": (manifest(created_at="yesterday"), {"manifest"}),
     "no created_at": (manifest(created_at=None), {"manifest"}),
     "version without zeros": (manifest(version="2026.2.18"), {"version"}),
@@ -180,18 +185,18 @@ DAMAGES: dict[str, tuple[Damage, set[str]]] = {
     ),
     "faces.json too short": (
         edit("faces.json", lambda faces: faces[:-1]),
-        {"faces_json", "manifest", "face_counts", "database_positions", "database_owners"},
+        {"faces_json", "manifest_counts", "face_counts", "database_positions", "database_owners"},
     ),
     "faces.json is an object": (
         edit("faces.json", lambda faces: {}),
         {
-            *("manifest", "faces_json", "faces_json_gaps", "universal_ids", "closure", "face_counts"),
+            *("manifest_counts", "faces_json", "faces_json_gaps", "universal_ids", "closure", "face_counts"),
             *("database_positions", "database_owners"),
         },
     ),
     "null in faces.json": (
         edit("faces.json", lambda faces: [None, *faces[1:]]),
-        {"faces_json_gaps", "manifest", "face_counts", "database_positions", "database_owners"},
+        {"faces_json_gaps", "manifest_counts", "face_counts", "database_positions", "database_owners"},
     ),
     "faces swapped": (edit("faces.json", swap_faces), {"database_owners"}),
     "id without host": (
@@ -207,11 +212,22 @@ DAMAGES: dict[str, tuple[Damage, set[str]]] = {
             "performers.json",
             lambda people: {**people, "stashdb.org:zz": {**people["stashdb.org:st-00001"], "face_count": 1}},
         ),
-        {"closure", "manifest", "face_counts", "database_face_counts"},
+        {"closure", "manifest_counts", "face_counts", "database_face_counts"},
     ),
     "no image_url": (performer(image_url=None), {"image_urls"}),
     "no name": (performer(name=None), {"performers_json", "names"}),
     "entity in a name": (performer(name="Person &amp; Co"), {"names"}),
+    "a tag in a name": (performer(name="Person <b>1</b>"), {"names"}),
+    "a quotation mark in a name": (performer(name='Person "One" 1'), {"names"}),
+    "a tag in a country": (performer(country="<i>"), {"names"}),
+    "a tag in an image_url": (performer(image_url='https://example.com/"><img src=x>'), {"names"}),
+    "a tag in a universal id": (
+        lambda release: [
+            edit(name, lambda content: json.loads(json.dumps(content).replace("st-00001", "st-<b>")))(release)
+            for name in ("faces.json", "performers.json")
+        ],
+        {"universal_ids", "database_owners", "json_order"},
+    ),
     "country as number": (performer(country=3), {"performers_json"}),
     "wrong face_count": (performer(face_count=9), {"face_counts"}),
     "face_count as text": (performer(face_count="4"), {"performers_json", "face_counts"}),
@@ -296,6 +312,54 @@ DAMAGES: dict[str, tuple[Damage, set[str]]] = {
         {"database_times"},
     ),
     "time as a number": (sql("UPDATE aliases SET created_at = 2460000.5 WHERE id = 1"), {"database_times"}),
+    "detected tattoos that are no JSON": (
+        sql("INSERT INTO tattoo_detections VALUES (NULL, 3, 1, 0.5, '[')"),
+        {"database_tattoo_detections"},
+    ),
+    "a detected tattoo without a location": (
+        sql("INSERT INTO tattoo_detections VALUES (NULL, 3, 1, 0.5, '[{}]')"),
+        {"database_tattoo_detections"},
+    ),
+    "detections that are an object": (
+        sql("INSERT INTO tattoo_detections VALUES (NULL, 3, 1, 0.5, '{}')"),
+        {"database_tattoo_detections"},
+    ),
+    "tattoos without a detection": (
+        sql("INSERT INTO tattoo_detections VALUES (NULL, 3, 1, 0.5, '[]')"),
+        {"database_tattoo_detections"},
+    ),
+    "a confidence above 1": (
+        sql("INSERT INTO tattoo_detections VALUES (NULL, 3, 0, 1.5, '[]')"),
+        {"database_tattoo_detections"},
+    ),
+    "detections as a blob": (
+        sql("INSERT INTO tattoo_detections VALUES (NULL, 3, 1, 0.5, x'5b5d')"),
+        {"database_tattoo_detections"},
+    ),
+    "tattoo without a place": (
+        sql("INSERT INTO tattoos (performer_id) VALUES (3)"),
+        {"database_places"},
+    ),
+    "piercing with a number for a place": (
+        sql("INSERT INTO piercings (performer_id, location) VALUES (3, x'0102')"),
+        {"database_places", "database_place_texts"},
+    ),
+    "a tattoo twice": (
+        sql("INSERT INTO tattoos (performer_id, location) VALUES (3, 'Arm'), (3, 'ARM')"),
+        {"database_places"},
+    ),
+    "description of a tattoo": (
+        sql("INSERT INTO tattoos (performer_id, location, description) VALUES (3, 'Arm', 'a star')"),
+        {"database_place_texts"},
+    ),
+    "place with a control character": (
+        sql("INSERT INTO piercings (performer_id, location) VALUES (3, 'left' || char(27) || 'ear')"),
+        {"database_place_texts"},
+    ),
+    "tattoo of an unknown person": (
+        sql("INSERT INTO tattoos (performer_id, location) VALUES (9999, 'Arm')"),
+        {"database_foreign_keys"},
+    ),
     "half of the tattoo files": (
         lambda release: (release / "tattoo_embeddings.json").write_text("[]"),
         {"tattoo_files"},

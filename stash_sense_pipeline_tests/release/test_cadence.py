@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -131,6 +132,7 @@ def test_a_month_of_nights_uploads_once_a_week_and_a_suppression_at_once(
     assert "st-00005" not in (home / "performers.json").read_text()
 
 
+@pytest.mark.slow
 def test_a_change_below_the_least_change_waits_and_adds_up(data: Path, hub: GithubWorld) -> None:
     nights = Nights(data, hub, CadenceSettings(days=1, people=3, faces=100))
     assert nights.night().due
@@ -169,33 +171,42 @@ def test_the_night_of_the_seventh_day_counts_though_it_begins_earlier() -> None:
     assert decide(late, Waiting("2026.03.08", 1, 1), WEEKLY, date(2026, 3, 8)).due
 
 
-@pytest.mark.parametrize(
-    ("lose", "reason"),
-    [
-        (lambda releases: remove_release(releases, "2026.03.01"), "is no longer here and cannot be compared"),
-        (
-            lambda releases: (releases / "2026.03.01" / "performers.db").write_bytes(b"x"),
-            "cannot be read here",
-        ),
-        (lambda releases: (releases / "uploads.json").unlink(), "nothing was uploaded to example/data yet"),
-    ],
+def made_by_other_networks(release: Path) -> None:
+    path = release / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["models"]["embedders"]["facenet"]["sha256"] = "0" * 64
+    path.write_text(json.dumps(manifest))
+
+
+# What happens to the release that users have, and why the next one is uploaded at once.
+LOSSES: tuple[tuple[Callable[[Path], object], str], ...] = (
+    (
+        lambda release: remove_release(release.parent, release.name),
+        "is no longer here and cannot be compared",
+    ),
+    (lambda release: (release / "performers.db").write_bytes(b"x"), "cannot be read here"),
+    (made_by_other_networks, "are of other networks"),
+    (lambda release: (release.parent / "uploads.json").unlink(), "nothing was uploaded to example/data yet"),
 )
-def test_a_release_that_cannot_be_compared_any_more_is_replaced(
-    nights: Nights, lose: Callable[[Path], object], reason: str
-) -> None:
+
+
+@pytest.mark.slow
+def test_a_release_that_cannot_be_compared_any_more_or_has_other_vectors_is_replaced(nights: Nights) -> None:
     nights.rename(1, "One")
     assert nights.night().due
-    nights.rename(1, "Two")
-    nights.now += timedelta(days=1)
-    assert not nights.night().due
-    lose(nights.data / "releases")
-    nights.rename(1, "Three")
-    nights.now += timedelta(days=1)
-    decision = nights.night()
-    assert decision.due
-    assert reason in decision.reason
+    for number, (lose, reason) in enumerate(LOSSES):
+        nights.rename(1, f"Before loss {number}")
+        nights.now += timedelta(days=1)
+        assert not nights.night().due
+        lose(nights.data / "releases" / nights.sent()[-1])
+        nights.rename(1, f"After loss {number}")
+        nights.now += timedelta(days=1)
+        decision = nights.night()
+        assert decision.due
+        assert reason in decision.reason
 
 
+@pytest.mark.slow
 def test_pruning_keeps_the_release_that_the_next_upload_is_compared_with(nights: Nights) -> None:
     nights.rename(1, "One")
     assert nights.night().due
@@ -208,6 +219,7 @@ def test_pruning_keeps_the_release_that_the_next_upload_is_compared_with(nights:
     assert published_versions(releases) == ("2026.03.01", "2026.03.03")
 
 
+@pytest.mark.slow
 def test_an_upload_that_fails_is_tried_again_the_next_night(nights: Nights) -> None:
     nights.hub.fail("POST", "/upload/", 400)
     with pytest.raises(ReleaseError, match="400 ordered"):
@@ -239,6 +251,7 @@ def settings_at(path: Path, url: str) -> Settings:
     return load_settings(path)
 
 
+@pytest.mark.slow
 def test_status_says_when_the_next_upload_is_due_and_why(nights: Nights, tmp_path: Path) -> None:
     sources = tmp_path / "sources.yaml"
     settings = settings_at(sources, nights.hub.url)

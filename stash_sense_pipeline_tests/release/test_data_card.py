@@ -39,6 +39,7 @@ def test_a_data_card_has_sources_counts_groups_and_limits_and_no_names(
     for source, faces in sources.items():
         assert f"| {source} | {faces} |" in card
     assert "| gender: FEMALE | 40 | 0.0 % (0.0-8.8) | 0.0 % (0.0-8.8) | 0.0 % (0.0-8.8) | 0 | 0 |" in card
+    assert "Newest record of 2026-01-02T03:43:05Z. Input digest `sha256:" in card
     assert "| 0.30 | " in card
     assert "Recommended distance: 0.60." in card
     assert "| under_18 | 1 |" in card

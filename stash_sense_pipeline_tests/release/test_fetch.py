@@ -59,6 +59,7 @@ def uploaded(hub: GithubWorld, data: Path) -> Path:
     return data / "releases" / zip_name(FIRST)
 
 
+@pytest.mark.slow
 def test_the_newest_release_is_fetched_verified_and_installed_once(
     data: Path, hub: GithubWorld, tmp_path: Path
 ) -> None:
@@ -79,6 +80,7 @@ def test_the_newest_release_is_fetched_verified_and_installed_once(
     assert not list((tmp_path / "work").rglob("*.zip"))
 
 
+@pytest.mark.slow
 def test_a_private_repository_needs_the_token_which_the_storage_does_not_get(
     data: Path, hub: GithubWorld, tmp_path: Path
 ) -> None:
@@ -94,6 +96,7 @@ def test_a_private_repository_needs_the_token_which_the_storage_does_not_get(
     assert [token for _, token in hub.downloads] == [f"Bearer {TOKEN}"]
 
 
+@pytest.mark.slow
 def test_a_download_that_breaks_is_tried_again_and_one_that_keeps_breaking_is_one_line(
     data: Path, hub: GithubWorld, tmp_path: Path
 ) -> None:
@@ -176,6 +179,7 @@ def invoke(data: Path, sources: Path, *words: str, **more: str) -> Result:
     return CliRunner().invoke(main, ["releases", *words], env={**env, **more})
 
 
+@pytest.mark.slow
 def test_the_command_fetches_from_any_configured_repository_and_refuses_suppressed_people(
     data: Path, hub: GithubWorld, tmp_path: Path
 ) -> None:
@@ -198,6 +202,7 @@ def test_the_command_fetches_from_any_configured_repository_and_refuses_suppress
     assert not (home / "manifest.json").exists()
 
 
+@pytest.mark.slow
 def test_a_flavour_goes_to_its_own_repository_and_comes_from_there(data: Path, tmp_path: Path) -> None:
     engine = opened(data)
     rename_a_performer(engine)
@@ -234,6 +239,7 @@ def test_a_flavour_goes_to_its_own_repository_and_comes_from_there(data: Path, t
         assert hub.releases == []
 
 
+@pytest.mark.slow
 def test_the_data_card_is_a_second_asset_that_the_updater_ignores(
     data: Path, hub: GithubWorld, tmp_path: Path
 ) -> None:
@@ -248,6 +254,7 @@ def test_the_data_card_is_a_second_asset_that_the_updater_ignores(
     assert Updater(home, f"{hub.url}/repos/{REPOSITORY}/releases").update() == FIRST
 
 
+@pytest.mark.slow
 def test_an_upload_removes_other_zips_and_parts_of_its_own_files_and_nothing_else(
     data: Path, hub: GithubWorld
 ) -> None:
@@ -267,12 +274,14 @@ def test_notes_have_distances_the_contract_and_the_advice_about_backups(data: Pa
     assert [line[2:6] for line in lines] == ["0.30", "0.40", "0.50", "0.60"]
     assert all("of known people are found" in line and "of strangers get a name" in line for line in lines)
     assert "**Recommended distance: 0.60." in notes
+    assert "shows a distance as a match in percent: 0.60 is 40 %." in notes
     assert "Contract: Format 1, performers.db schema 9." in notes
     assert "Delete `backup_*` after a removal" in notes
     shutil.rmtree(data / "releases" / f"{FIRST}.report")
     assert "Recommended" not in release_notes(data / "releases", FIRST)
 
 
+@pytest.mark.slow
 def test_notes_say_what_changed_since_the_release_that_users_have(data: Path, hub: GithubWorld) -> None:
     engine = opened(data)
     uploaded(hub, data)
@@ -295,6 +304,7 @@ def test_notes_say_what_changed_since_the_release_that_users_have(data: Path, hu
     assert f"Contract: nothing changed since {FIRST}" in release_notes(data / "releases", second)
 
 
+@pytest.mark.slow
 def test_an_upload_is_noted_once_and_an_older_version_is_not(data: Path, hub: GithubWorld) -> None:
     releases = data / "releases"
     first, later = datetime(2026, 3, 1, tzinfo=UTC), datetime(2026, 3, 2, tzinfo=UTC)

@@ -71,6 +71,7 @@ def files(releases: Path) -> dict[str, str]:
     return found | {path.name: sha256_file(path) for path in releases.glob("*.zip")}
 
 
+@pytest.mark.slow
 def test_both_flavours_have_the_same_people_and_each_its_own_manifest_zip_and_checks(
     made: tuple[Path, ReleaseReport],
 ) -> None:
@@ -108,6 +109,7 @@ def test_the_sidecar_finds_the_same_people_in_both_flavours(made: tuple[Path, Re
         assert abs(found.distance - right.distance) < 0.01
 
 
+@pytest.mark.slow
 def test_two_runs_give_the_same_bytes_of_each_flavour(
     made: tuple[Path, ReleaseReport], tmp_path: Path
 ) -> None:
@@ -130,6 +132,7 @@ def files_of(release: Path) -> dict[str, str]:
     return {path.name: sha256_file(path) for path in release.iterdir()}
 
 
+@pytest.mark.slow
 def test_a_second_publish_builds_nothing_and_a_missing_flavour_makes_a_new_version(both: Path) -> None:
     engine = opened(both)
     assert not publish_release(engine, both, "again", BOTH, DAY).changed
@@ -141,6 +144,7 @@ def test_a_second_publish_builds_nothing_and_a_missing_flavour_makes_a_new_versi
     assert flavours_of(both / "releases", NEXT) == (Flavour.FULL, Flavour.SMALL)
 
 
+@pytest.mark.slow
 def test_unchanged_indices_of_each_flavour_are_reused(both: Path) -> None:
     engine = opened(both)
     rename_a_performer(engine)
@@ -151,6 +155,7 @@ def test_unchanged_indices_of_each_flavour_are_reused(both: Path) -> None:
         assert one.stat().st_ino == other.stat().st_ino
 
 
+@pytest.mark.slow
 def test_a_lost_zip_of_the_flavour_small_is_packed_again(both: Path) -> None:
     before = files(both / "releases")
     (both / "releases" / zip_name(FIRST, Flavour.SMALL)).unlink()
@@ -158,6 +163,7 @@ def test_a_lost_zip_of_the_flavour_small_is_packed_again(both: Path) -> None:
     assert files(both / "releases") == before
 
 
+@pytest.mark.slow
 def test_a_flavour_that_fails_its_gate_is_recorded_and_nothing_is_published(both: Path) -> None:
     engine = opened(both)
     rename_a_performer(engine)
@@ -170,6 +176,7 @@ def test_a_flavour_that_fails_its_gate_is_recorded_and_nothing_is_published(both
     assert not list((both / "releases").glob(f"*{NEXT}*"))
 
 
+@pytest.mark.slow
 def test_a_flavour_with_other_people_is_refused(both: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The flavour small is made of another database than the flavour full."""
     engine = opened(both)
@@ -186,7 +193,8 @@ def test_a_flavour_with_other_people_is_refused(both: Path, monkeypatch: pytest.
         publish_release(engine, both, "other", BOTH, DAY)
 
 
-@pytest.mark.parametrize("renames", range(7))
+@pytest.mark.slow
+@pytest.mark.parametrize("renames", range(6))
 def test_an_error_between_the_renames_leaves_no_flavour_behind(
     both: Path, monkeypatch: pytest.MonkeyPatch, renames: int
 ) -> None:
@@ -238,6 +246,7 @@ def test_leftovers_of_a_flavour_are_removed_with_their_version(both: Path) -> No
     assert set(removed) == {"releases/2026.02.19.small", "releases/stash-sense-data-small-v2026.02.20.zip"}
 
 
+@pytest.mark.slow
 def test_the_list_has_a_row_a_flavour_and_pruning_removes_all_of_a_version(both: Path) -> None:
     engine = opened(both)
     rename_a_performer(engine)
@@ -250,6 +259,7 @@ def test_the_list_has_a_row_a_flavour_and_pruning_removes_all_of_a_version(both:
     assert flavours_of(releases, "2026.02.19") == tuple(Flavour)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [SMALL, "latest.small"])
 def test_a_flavour_is_verified_installed_and_compared_by_its_name(
     both: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str

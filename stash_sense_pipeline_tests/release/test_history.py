@@ -18,6 +18,7 @@ from stash_sense_pipeline.foundation.errors import ReleaseError
 from stash_sense_pipeline.release.build.archive import check_zip
 from stash_sense_pipeline.release.contract import zip_name
 from stash_sense_pipeline.release.distribution.history import list_releases, prune_releases
+from stash_sense_pipeline.release.promotion import ReleaseReport
 from stash_sense_pipeline.release.publish import publish_release
 from stash_sense_pipeline.release.reports.release_diff import diff_releases
 from stash_sense_pipeline.release.reports.release_diff_tables import describe_diff
@@ -35,9 +36,11 @@ def give(connection: sa.Connection, source_id: str, performer_id: int) -> None:
         )
 
 
-@pytest.fixture
-def changed(data: Path) -> tuple[Path, Path]:
-    """Two releases: in the second people were renamed, merged, split, added and removed."""
+@pytest.fixture(scope="module")
+def two_releases(world: tuple[Path, ReleaseReport], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two releases: in the second people were renamed, merged, split, added and removed. For copies."""
+    data = tmp_path_factory.mktemp("history") / "data"
+    shutil.copytree(world[0], data, symlinks=True)
     engine = open_catalog(f"sqlite:///{data / 'catalog.db'}")
     with writing(engine) as connection:
         renamed = schema.source_performers.c.source_id == "st-00001"
@@ -65,10 +68,19 @@ def changed(data: Path) -> tuple[Path, Path]:
         # 31 is removed with all faces.
         connection.execute(sa.delete(schema.trusted_faces).where(schema.trusted_faces.c.performer_id == 31))
     spec = replace(SPEC, limits=Limits(accept_shrink=True))
-    report = publish_release(engine, data, "again", spec, DAY + timedelta(days=1))
-    return data / "releases" / "2026.02.18", report.path
+    publish_release(engine, data, "again", spec, DAY + timedelta(days=1))
+    engine.dispose()
+    return data / "releases"
 
 
+@pytest.fixture
+def changed(two_releases: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """A copy of both releases."""
+    shutil.copytree(two_releases, tmp_path / "releases", symlinks=True)
+    return tmp_path / "releases" / "2026.02.18", tmp_path / "releases" / "2026.02.19"
+
+
+@pytest.mark.slow
 def test_the_diff_names_removed_changed_merged_and_split_performers(changed: tuple[Path, Path]) -> None:
     diff = diff_releases(*changed)
     assert (diff.old, diff.new) == ("2026.02.18", "2026.02.19")
@@ -86,6 +98,7 @@ def test_the_diff_names_removed_changed_merged_and_split_performers(changed: tup
     assert "| Renamed | 39 | canonical_name, gender |" in text
 
 
+@pytest.mark.slow
 def test_the_diff_of_swapped_releases_swaps_added_and_removed_merged_and_split(
     changed: tuple[Path, Path],
 ) -> None:
@@ -97,6 +110,7 @@ def test_the_diff_of_swapped_releases_swaps_added_and_removed_merged_and_split(
     assert (back.faces_added, back.faces_removed, back.faces_moved) == (4, 0, 5)
 
 
+@pytest.mark.slow
 def test_the_diff_command_lists_all_performers_and_the_report_20_a_section(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,6 +127,7 @@ def test_the_diff_command_lists_all_performers_and_the_report_20_a_section(
     assert [change["detail"] for change in changes] == [["gender"]] * 40
 
 
+@pytest.mark.slow
 def test_a_merge_by_a_stash_box_is_a_merge_and_in_swapped_order_a_split(data: Path) -> None:
     engine = open_catalog(f"sqlite:///{data / 'catalog.db'}")
     people = schema.source_performers
@@ -138,6 +153,7 @@ def test_a_merge_by_a_stash_box_is_a_merge_and_in_swapped_order_a_split(data: Pa
     assert (back.removed, back.added, back.merged) == ((), (), ())
 
 
+@pytest.mark.slow
 def test_a_performer_with_another_id_is_removed_and_added(data: Path) -> None:
     engine = open_catalog(f"sqlite:///{data / 'catalog.db'}")
     with writing(engine) as connection:
@@ -150,12 +166,14 @@ def test_a_performer_with_another_id_is_removed_and_added(data: Path) -> None:
     assert [change.performer_id for change in diff.added] == [41]
 
 
+@pytest.mark.slow
 def test_a_release_does_not_differ_from_itself(changed: tuple[Path, Path]) -> None:
     diff = diff_releases(changed[1], changed[1])
     assert diff.empty
     assert "Nothing changed" in describe_diff(diff)
 
 
+@pytest.mark.slow
 def test_the_list_shows_each_release_with_its_numbers(changed: tuple[Path, Path]) -> None:
     first, second = list_releases(changed[0].parent)
     assert (first.version, first.performers, first.faces, first.latest) == ("2026.02.18", 40, 160, False)
@@ -171,6 +189,7 @@ def test_the_list_shows_the_recommended_distance_where_the_report_of_a_release_e
     assert [release.distance for release in list_releases(releases)] == [None]
 
 
+@pytest.mark.slow
 def test_pruning_keeps_the_newest_and_latest(changed: tuple[Path, Path]) -> None:
     releases = changed[0].parent
     (releases / "latest").unlink()
@@ -193,6 +212,7 @@ def test_pruning_keeps_the_newest_and_latest(changed: tuple[Path, Path]) -> None
         prune_releases(releases, 0)
 
 
+@pytest.mark.slow
 def test_a_damaged_release_cannot_be_compared(changed: tuple[Path, Path]) -> None:
     (changed[0] / "performers.db").write_bytes(b"nothing")
     with pytest.raises(ReleaseError, match=r"cannot read .*performers\.db"):

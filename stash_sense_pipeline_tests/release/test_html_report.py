@@ -15,14 +15,18 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from stash_sense_pipeline.foundation.tables.table import one_line, table_of
 from stash_sense_pipeline.privacy.redaction.report_redaction import erase_traces
 from stash_sense_pipeline.release.promotion import ReleaseReport
+from stash_sense_pipeline.release.reports import quality_report
 from stash_sense_pipeline.release.reports.document import Heading, TableBlock
 from stash_sense_pipeline.release.reports.html_page import html_page
+from stash_sense_pipeline.release.reports.plots import draw_plots
 from stash_sense_pipeline.release.reports.quality_report import PAGE, ReportContent, write_report
 from stash_sense_pipeline.release.reports.release_diff import PerformerChange, ReleaseDiff
 from stash_sense_pipeline_tests.hostile_texts import HOSTILE
 
 World = tuple[Path, ReleaseReport]
 VOID = {"meta", "img"}
+# How long a browser may take for anything, on a machine that does much else.
+_MILLISECONDS = 200_000
 browser_test = pytest.mark.browser
 
 
@@ -60,6 +64,7 @@ class Nesting(HTMLParser):
         assert self.open.pop() == tag
 
 
+@pytest.mark.slow
 def test_the_page_is_whole_and_needs_nothing_else(page_file: Path) -> None:
     text = page_file.read_text()
     nesting = Nesting()
@@ -79,7 +84,11 @@ def test_the_page_is_whole_and_needs_nothing_else(page_file: Path) -> None:
     assert "Person" in text
 
 
-def test_the_same_content_gives_the_same_bytes(world: World, page_file: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_the_same_content_gives_the_same_bytes(
+    world: World, page_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quality_report, "draw_plots", draw_plots)
     _, report = world
     content = ReportContent(report.version, report.checks, report.figures, None)
     write_report(tmp_path / "one", report.path, content)
@@ -112,7 +121,9 @@ def browser() -> Iterator[Browser]:
     if chromium is None:
         pytest.skip("no Chromium on this machine (apt-get install chromium)")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(
+            executable_path=chromium, args=["--no-sandbox"], timeout=_MILLISECONDS
+        )
         yield browser
         browser.close()
 
@@ -120,6 +131,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def page(browser: Browser, page_file: Path) -> Iterator[Page]:
     page = browser.new_page()
+    page.set_default_timeout(_MILLISECONDS)
     troubles: list[str] = []
     page.on("console", lambda message: troubles.append(message.text))
     page.on("pageerror", lambda error: troubles.append(str(error)))
@@ -130,6 +142,7 @@ def page(browser: Browser, page_file: Path) -> Iterator[Page]:
     page.close()
 
 
+@pytest.mark.slow
 @browser_test
 def test_a_browser_shows_names_as_text_and_asks_for_no_other_file(page: Page, page_file: Path) -> None:
     asked: list[str] = []
@@ -148,6 +161,7 @@ def test_a_browser_shows_names_as_text_and_asks_for_no_other_file(page: Page, pa
     assert page.locator("img").evaluate_all("each => each.every(img => img.naturalWidth > 100)")
 
 
+@pytest.mark.slow
 @browser_test
 def test_a_table_sorts_by_numbers_and_by_text_with_mouse_and_keys(page: Page) -> None:
     table = page.locator("table", has=page.locator("caption", has_text="Most confusable people"))
@@ -165,16 +179,19 @@ def test_a_table_sorts_by_numbers_and_by_text_with_mouse_and_keys(page: Page) ->
     assert head.get_attribute("aria-sort") is None
 
 
+@pytest.mark.slow
 @browser_test
 def test_the_page_has_no_serious_barrier(page: Page) -> None:
     found = Axe().run(page).response["violations"]
     assert [(each["id"], each["help"]) for each in found if each["impact"] in ("serious", "critical")] == []
 
 
+@pytest.mark.slow
 @browser_test
 def test_the_page_reads_without_javascript(browser: Browser, page_file: Path) -> None:
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
+    page.set_default_timeout(_MILLISECONDS)
     page.goto(page_file.as_uri())
     assert page.get_by_role("button").count() == 0
     heads = page.locator("table", has=page.locator("caption", has_text="What a threshold means")).locator(

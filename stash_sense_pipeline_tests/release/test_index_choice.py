@@ -23,7 +23,6 @@ from stash_sense_pipeline.release.checks.accuracy.answer_fidelity import (
     answer_fidelity,
 )
 from stash_sense_pipeline.release.checks.accuracy.exact_search import exact_neighbours
-from stash_sense_pipeline.release.checks.accuracy.fusion import fused_distances
 from stash_sense_pipeline.release.contract import REQUIRED_MODELS, Flavour
 from stash_sense_pipeline.release.index_choice import (
     LADDER,
@@ -36,9 +35,10 @@ from stash_sense_pipeline.release.index_choice import (
 from stash_sense_pipeline.release.publish import publish_staged
 from stash_sense_pipeline.release.versions import latest_release
 from stash_sense_pipeline_tests.release.changes import opened, rename_a_performer
+from stash_sense_pipeline_tests.release.sidecar import fused_distances
 
 from .conftest import DAY
-from .worlds import HOSTS, SPEC, make_catalog
+from .worlds import SPEC, make_catalog
 
 WANTED = IndexParams()
 
@@ -49,8 +49,9 @@ def planned(
     latest: Path | None = None,
     limit: float = 0.999,
     flavours: tuple[Flavour, ...] = (Flavour.FULL,),
+    faces: int = 100_000,
 ) -> IndexPlan:
-    return plan_indices(IndexPlan(SPEC.models, flavours, WANTED, True, limit), pinned, latest)
+    return plan_indices(IndexPlan(SPEC.models, flavours, WANTED, True, limit), pinned, latest, faces)
 
 
 def faces(seed: int, people: int, each: int, dim: int = 16) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -88,6 +89,7 @@ def expected_results(owners, probes, answers, probe):
     return results
 
 
+@pytest.mark.slow
 @given(st.integers(0, 10_000), st.integers(2, 25), st.integers(1, 5), st.floats(0, 0.2))
 def test_fidelity_is_the_share_of_probes_with_the_same_three_results(
     seed: int, people: int, each: int, lost: float
@@ -158,7 +160,7 @@ def hard(tmp_path: Path) -> Path:
     """A catalog for which the lowest corner is not enough: vectors without clusters."""
     data = tmp_path / "hard"
     data.mkdir()
-    make_catalog(data / "catalog.db", performers=1500, faces_each=2, likeness=0.6).dispose()
+    make_catalog(data / "catalog.db", performers=900, faces_each=2, likeness=0.6).dispose()
     return data
 
 
@@ -169,6 +171,7 @@ def staged(data: Path, plan, run: str = "next"):
     return engine, staging, reports
 
 
+@pytest.mark.slow
 def test_the_ladder_begins_at_its_lowest_corner_and_ends_at_the_first_that_passes(data: Path) -> None:
     plan = planned()
     engine, staging, reports = staged(data, plan)
@@ -179,6 +182,7 @@ def test_the_ladder_begins_at_its_lowest_corner_and_ends_at_the_first_that_passe
     engine.dispose()
 
 
+@pytest.mark.slow
 def test_a_corner_below_the_required_fidelity_is_followed_by_the_next(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,6 +196,7 @@ def test_a_corner_below_the_required_fidelity_is_followed_by_the_next(
     engine.dispose()
 
 
+@pytest.mark.slow
 def test_hard_vectors_climb(hard: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "stash_sense_pipeline.release.index_choice.LADDER", (Corner(4, 10), Corner(6, 20), LADDER[1])
@@ -204,6 +209,7 @@ def test_hard_vectors_climb(hard: Path, monkeypatch: pytest.MonkeyPatch) -> None
     engine.dispose()
 
 
+@pytest.mark.slow
 def test_each_flavour_says_its_own_fidelity(data: Path) -> None:
     engine, staging, reports = staged(data, planned(flavours=tuple(Flavour)))
     assert set(reports) == {"facenet", "arcface", "facenet (small)", "arcface (small)"}
@@ -221,12 +227,13 @@ def test_parameters_of_the_settings_are_not_changed(data: Path) -> None:
     engine.dispose()
 
 
+@pytest.mark.slow
 def test_the_corner_of_the_newest_release_is_the_first_of_the_next(data: Path) -> None:
     releases = data / "releases"
 
     def publish(plan, run: str):
         engine, staging, _ = staged(data, plan, run)
-        stage_performers_db(engine, staging, HOSTS)
+        stage_performers_db(engine, staging, SPEC.database)
         spec = replace(SPEC, index=staged_params(plan, staging))
         report = publish_staged(engine, data, staging, spec, DAY)
         engine.dispose()
@@ -268,3 +275,12 @@ def test_a_manifest_without_a_usable_choice_begins_at_the_lowest_corner(
 ) -> None:
     (tmp_path / "manifest.json").write_text(manifest)
     assert planned(latest=tmp_path).params.m == LADDER[0].m
+
+
+def test_a_first_release_of_many_faces_begins_at_a_higher_corner(tmp_path: Path) -> None:
+    assert planned(faces=400_000).params.m == LADDER[1].m
+    assert planned(faces=400_000).climbs
+    chosen = {"by": "ladder", "m": LADDER[0].m, "ef_construction": LADDER[0].ef_construction}
+    (tmp_path / "manifest.json").write_text(json.dumps({"index_choice": chosen}))
+    assert planned(latest=tmp_path, faces=400_000).params.m == LADDER[0].m
+    assert planned(Corner(96, 600), faces=400_000).params.m == 96

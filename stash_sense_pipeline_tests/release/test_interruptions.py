@@ -45,6 +45,7 @@ STEPS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", STEPS)
 def test_an_error_at_any_step_leaves_the_last_release(
     data: Path, monkeypatch: pytest.MonkeyPatch, step: str
@@ -82,9 +83,14 @@ def die(*args: Any, **options: Any) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+# Before each step, and after those that run beside another one or change what is published. After any other step is
+# before the next.
+MOMENTS = [(step, "before") for step in STEPS]
+MOMENTS += [(step, "after") for step in ("write_report", "write_zip", "_point_latest")]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", ["before", "after"])
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize(("step", "moment"), MOMENTS)
 def test_a_kill_at_any_step_leaves_a_whole_release(
     data: Path, monkeypatch: pytest.MonkeyPatch, step: str, moment: str
 ) -> None:
@@ -164,6 +170,7 @@ def check_recovery(data: Path) -> None:
     assert not list((data / "staging").iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [1_000, 100_000, 300_000, 600_000])
 def test_a_full_disk_is_an_error_of_one_line_and_changes_nothing(data: Path, limit: int) -> None:
     engine = opened(data)

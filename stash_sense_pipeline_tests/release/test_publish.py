@@ -65,6 +65,7 @@ def test_a_change_of_times_only_makes_no_release(data: Path) -> None:
     assert not publish_release(engine, data, "again", SPEC, DAY).changed
 
 
+@pytest.mark.slow
 def test_a_stash_box_without_records_makes_no_release_and_another_host_does(data: Path) -> None:
     spec = replace(SPEC, hosts={**HOSTS, "newbox": "newbox.example"})
     assert not publish_release(opened(data), data, "again", spec, date(2026, 3, 1)).changed
@@ -94,6 +95,7 @@ def test_a_latest_that_is_a_directory_is_an_error_of_one_line(data: Path) -> Non
         publish_release(opened(data), data, "again", SPEC, DAY)
 
 
+@pytest.mark.slow
 def test_a_name_that_is_only_an_html_space_is_taken_from_the_next_record(data: Path) -> None:
     """Performer 40 is `&nbsp;` on stashdb, and has a name on fansdb."""
     engine = opened(data)
@@ -104,6 +106,7 @@ def test_a_name_that_is_only_an_html_space_is_taken_from_the_next_record(data: P
     assert '"name":"Someone 0"' in (report.path / "performers.json").read_text()
 
 
+@pytest.mark.slow
 def test_a_change_makes_the_next_version_and_reuses_unchanged_indices(data: Path) -> None:
     engine = opened(data)
     rename_a_performer(engine)
@@ -116,6 +119,7 @@ def test_a_change_makes_the_next_version_and_reuses_unchanged_indices(data: Path
     assert not list((data / "staging").iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["a face", "parameters", "threads"])
 def test_an_index_with_other_input_is_built_again(data: Path, change: str) -> None:
     engine = opened(data)
@@ -133,6 +137,7 @@ def test_an_index_with_other_input_is_built_again(data: Path, change: str) -> No
     assert not failures(report.checks)
 
 
+@pytest.mark.slow
 def test_a_damaged_index_is_built_again(data: Path) -> None:
     engine = opened(data)
     rename_a_performer(engine)
@@ -142,6 +147,7 @@ def test_a_damaged_index_is_built_again(data: Path) -> None:
     assert [index.reused for index in report.indices] == [False, True]
 
 
+@pytest.mark.slow
 def test_separately_staged_steps_publish_a_release(data: Path) -> None:
     """The Dagster assets run each step by itself, in one staging directory."""
     engine = opened(data)
@@ -149,7 +155,7 @@ def test_separately_staged_steps_publish_a_release(data: Path) -> None:
     staging = open_staging(data, "next")
     for model in SPEC.models:
         stage_index(engine, IndexTask(model, SPEC.index), staging)
-    stage_performers_db(engine, staging, HOSTS)
+    stage_performers_db(engine, staging, SPEC.database)
     report = publish_staged(engine, data, staging, SPEC, DAY)
     assert (report.version, report.faces) == (NEXT, 159)
     assert not staging.root.exists()
@@ -162,7 +168,7 @@ def test_parts_of_another_state_of_the_catalog_are_refused(data: Path, stale: st
 
     def stage(name: str) -> None:
         if name == "performers.db":
-            stage_performers_db(engine, staging, HOSTS)
+            stage_performers_db(engine, staging, SPEC.database)
         else:
             model = name.removeprefix("face_").removesuffix(".voy")
             stage_index(engine, IndexTask(model, SPEC.index), staging)
@@ -185,6 +191,7 @@ def test_publishing_without_a_staged_step_names_the_step(data: Path) -> None:
         publish_staged(engine, data, staging, SPEC, DAY)
 
 
+@pytest.mark.slow
 def test_a_suppressed_person_stops_the_release(data: Path) -> None:
     engine = opened(data)
     rename_a_performer(engine)

@@ -17,11 +17,11 @@ from stash_sense_pipeline.release.build.face_order import (
     normalised,
 )
 from stash_sense_pipeline.release.checks.accuracy.exact_search import exact_neighbours, sample_positions
-from stash_sense_pipeline.release.checks.accuracy.fusion import fused_distances
 from stash_sense_pipeline.release.checks.accuracy.left_out import leave_out
 from stash_sense_pipeline.release.checks.accuracy.thresholds import people_by_faces
 from stash_sense_pipeline.release.checks.check_result import CheckResult
 from stash_sense_pipeline.release.checks.retrieval import (
+    Answers,
     ask_index,
     held_out_retrieval,
     index_content_check,
@@ -31,6 +31,7 @@ from stash_sense_pipeline.release.checks.retrieval import (
     self_retrieval_check,
 )
 from stash_sense_pipeline.release.promotion import ReleaseReport
+from stash_sense_pipeline_tests.release.sidecar import fused_distances
 
 World = tuple[Path, ReleaseReport]
 
@@ -61,6 +62,7 @@ def test_exact_search_gives_the_neighbours_of_a_full_sort(
     assert all(len(set(row)) == len(row) for row in positions.tolist())
 
 
+@pytest.mark.slow
 def test_recall_of_a_graph_with_few_links_is_measured_low(tmp_path: Path) -> None:
     vectors = unit(0, 2000)
     reports = {}
@@ -144,6 +146,28 @@ def test_self_retrieval_fails_when_faces_have_wrong_owners(world: World) -> None
     shifted = check({model: np.roll(table, 4, axis=0) for model, table in vectors.unit.items()})
     assert not shifted.passed
     assert shifted.numbers["found"] < 0.1
+
+
+def test_a_face_that_one_index_refuses_does_not_find_its_performer() -> None:
+    positions, owners = np.arange(4), ["a", "a", "b", "c"]
+    ids = {
+        "facenet": np.array([[0, 1], [0, 1], [2, 3], [3, 2]]),
+        "arcface": np.array([[0, 1]] * 2 + [[2, 3]] * 2),
+    }
+    distances = {model: np.array([[0.1, 0.3]] * 4, "f4") for model in ids}
+    # The second face finds the first, of the same performer; the last one finds another performer in one of the indices.
+    assert _found(owners, positions, ids, distances) == 3 / 4
+    ids["arcface"][2], distances["arcface"][2] = -1, np.inf
+    assert _found(owners, positions, ids, distances) == 2 / 4
+    ids["facenet"][2], distances["facenet"][2] = -1, np.inf
+    assert _found(owners, positions, ids, distances) == 2 / 4
+
+
+def _found(
+    owners: list[str], positions: np.ndarray, ids: dict[str, np.ndarray], distances: dict[str, np.ndarray]
+) -> float:
+    answers = {model: Answers(positions, ids[model], distances[model]) for model in ids}
+    return float(self_retrieval_check(owners, answers, 0.99).numbers["found"])
 
 
 def test_fused_distances_are_those_of_the_sidecar() -> None:

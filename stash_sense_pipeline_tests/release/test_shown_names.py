@@ -7,6 +7,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,9 @@ from stash_sense_pipeline.release.checks.verify import verify_release
 from stash_sense_pipeline.release.promotion import ReleaseReport
 from stash_sense_pipeline.release.publish import publish_release
 from stash_sense_pipeline.release.shown_people import count_shown_people
+from stash_sense_pipeline.sources.cleaning.addresses import address
+from stash_sense_pipeline.sources.cleaning.text import text
+from stash_sense_pipeline_tests.hostile_texts import HOSTILE
 
 from .changes import opened
 from .conftest import DAY
@@ -89,6 +93,7 @@ _PEOPLE = st.lists(
 )
 
 
+@pytest.mark.slow
 @given(_PEOPLE, st.randoms(), st.permutations(RULE))
 def test_shown_names_depend_on_no_order_and_never_make_more_people_alike(
     rows: list[tuple[str, str | None, str | None, int | None]], random: Any, rule: list[str]
@@ -127,6 +132,7 @@ def names_of(release: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_only_the_names_that_the_sidecar_shows_tell_namesakes_apart(data: Path) -> None:
     engine = make_namesakes(data)
     plain = publish_release(engine, data, "plain", SPEC, DAY)
@@ -152,6 +158,14 @@ def test_only_the_names_that_the_sidecar_shows_tell_namesakes_apart(data: Path) 
     assert not publish_release(engine, data, "again", replace(SPEC, namesakes=RULE), DAY).changed
 
 
+@pytest.mark.slow
+def test_every_system_reads_the_json_files_alike_whatever_letters_a_name_has(data: Path) -> None:
+    report = publish_release(make_namesakes(data, "Zoë 名"), data, "letters", SPEC, DAY)
+    assert [path.name for path in report.path.glob("*.json") if not path.read_bytes().isascii()] == []
+    assert "Zoë 名" in names_of(report.path).values()
+
+
+@pytest.mark.slow
 def test_a_rule_that_changes_no_name_makes_no_release(data: Path) -> None:
     assert not publish_release(opened(data), data, "rule", replace(SPEC, namesakes=RULE), DAY).changed
     engine = make_namesakes(data)
@@ -161,6 +175,7 @@ def test_a_rule_that_changes_no_name_makes_no_release(data: Path) -> None:
     ).changed
 
 
+@pytest.mark.slow
 def test_the_order_of_endpoints_decides_id_and_name(data: Path) -> None:
     engine = opened(data)
     order = ("fansdb", "stashdb")
@@ -177,14 +192,17 @@ def test_the_order_of_endpoints_decides_id_and_name(data: Path) -> None:
     assert not publish_release(engine, data, "same", same, DAY).changed
 
 
-@pytest.mark.parametrize("stated", [["stashdb"], "fansdb", [1], {"a": 1}, ["x"] * 101])
-def test_a_stated_order_that_is_not_that_of_the_ids_is_found(data: Path, stated: object) -> None:
+@pytest.mark.slow
+def test_a_stated_order_that_is_not_that_of_the_ids_is_found(data: Path) -> None:
     report = publish_release(opened(data), data, "order", replace(SPEC, priority=("fansdb",)), DAY)
     path = report.path / "manifest.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "endpoint_priority": stated}, sort_keys=True))
-    assert "database_owners" in {check.name for check in failures(verify_release(report.path))}
+    manifest = json.loads(path.read_text())
+    for stated in (["stashdb"], "fansdb", [1], {"a": 1}, ["x"] * 101):
+        path.write_text(json.dumps({**manifest, "endpoint_priority": stated}, sort_keys=True))
+        assert "database_owners" in {check.name for check in failures(verify_release(report.path))}, stated
 
 
+@pytest.mark.slow
 def test_the_report_counts_namesakes_and_records_that_the_sidecar_cannot_see(
     data: Path, world: tuple[Path, ReleaseReport]
 ) -> None:
@@ -205,3 +223,56 @@ def test_the_report_counts_namesakes_and_records_that_the_sidecar_cannot_see(
         assert "2 people have the name of another person. 2 of them are told apart" in text
         assert "does not see 20 of 60 records" in text
         assert "| fansdb | 20 | 10 |" in text
+
+
+class _Elements(HTMLParser):
+    """The elements of a piece of HTML, each with the names of its attributes."""
+
+    def __init__(self, piece: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, tuple[str, ...]]] = []
+        self.feed(piece)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, tuple(name for name, _ in attrs)))
+
+
+def elements_of(entry: Mapping[str, Any], uid: str) -> list[tuple[str, tuple[str, ...]]]:
+    """What a page consists of that inserts the texts of a performer into HTML unescaped, as the sidecar's page does."""
+    host, _, record = uid.partition(":")
+    return _Elements(
+        f"""<h4>{entry["name"]}</h4><p>{entry["country"]}</p><img src="{entry["image_url"]}" alt="{entry["name"]}">"""
+        f"""<a href="https://{host}/performers/{record}">{entry["name"]}</a><button data-id="{record}"></button>"""
+    ).found
+
+
+_ELEMENTS = [("h4", ()), ("p", ()), ("img", ("src", "alt")), ("a", ("href",)), ("button", ("data-id",))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("field", ["name", "disambiguation", "country", "image_url"])
+def test_no_text_of_a_source_becomes_html_in_the_page_of_the_sidecar(data: Path, field: str) -> None:
+    """Each hostile text, as the readers of sources store it, is a text of one person of the release."""
+    engine = opened(data)
+    texts = [cleaned for each in HOSTILE.values() if (cleaned := text(each)) is not None]
+    texts.append("&lt;img src=x onerror=alert(1)&gt;")
+    people, images = schema.source_performers, schema.source_images
+    namesake = {"name": "Ann Sample"} if field == "disambiguation" else {}
+    with writing(engine) as connection:
+        for number, hostile in enumerate(texts):
+            if field != "image_url":
+                row = sa.update(people).where(people.c.source_id == f"st-{number:05d}")
+                connection.execute(row.values(**namesake, **{field: hostile}))
+            elif (url := address(f"https://example.com/{number}?{hostile}")) is not None:
+                faces = [f"image-{4 * number + place}" for place in range(1, 5)]
+                connection.execute(sa.update(images).where(images.c.image_id.in_(faces)).values(url=url))
+    report = publish_release(engine, data, "hostile", replace(SPEC, namesakes=RULE), DAY)
+    entries = json.loads((report.path / "performers.json").read_text())
+    assert {uid: elements_of(entry, uid) for uid, entry in entries.items()} == dict.fromkeys(
+        entries, _ELEMENTS
+    )
+    assert not failures(verify_release(report.path))
+    shown = [str(entry["image_url" if field == "image_url" else "name"]) for entry in entries.values()]
+    shown += [str(entry["country"]) for entry in entries.values()]
+    assert any(("%3Cscript%3E" if field == "image_url" else "\u2039script\u203a") in each for each in shown)

@@ -62,6 +62,7 @@ REASONS: dict[str, tuple[Callable[[sa.Connection], None], Suppressions, int, int
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reason", REASONS)
 def test_a_loss_is_explained_by_deletion_merge_or_suppression_only(data: Path, reason: str) -> None:
     change, suppressions, people, faces = REASONS[reason]
@@ -100,6 +101,7 @@ def test_new_people_do_not_offset_lost_people() -> None:
     assert shrink_check(Losses(1000, 1500, 25, 4000, 6000, 5, 0), allowed=0.02).passed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("photos_elsewhere", [1, 0])
 def test_a_deleted_record_explains_its_faces_though_another_record_lives(
     data: Path, photos_elsewhere: int

@@ -20,7 +20,7 @@ from stash_sense_pipeline.release.build.face_order import (
     load_unit_vectors,
     normalised,
 )
-from stash_sense_pipeline.release.checks.accuracy.fusion import fuse, fused_distances, nearest
+from stash_sense_pipeline.release.checks.accuracy.fusion import fuse, nearest
 from stash_sense_pipeline.release.checks.accuracy.left_out import choose_photographs
 from stash_sense_pipeline.release.checks.accuracy.measurement import measure_accuracy
 from stash_sense_pipeline.release.checks.accuracy.released_people import ReleasedPerson
@@ -37,6 +37,7 @@ from stash_sense_pipeline.release.promotion import ReleaseReport
 from stash_sense_pipeline.release.publish import publish_release
 from stash_sense_pipeline.release.reports.quality_report import read_checks
 from stash_sense_pipeline.release.versions import report_directory
+from stash_sense_pipeline_tests.release.sidecar import fused_distances
 
 from .conftest import DAY
 from .sidecar import Sidecar
@@ -148,6 +149,7 @@ def test_the_release_the_checks_and_both_reports_state_the_same_distance(
         assert describe_recommendation(thresholds.recommended) in text
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10_000), st.integers(2, 40), st.integers(1, 30), st.integers(0, 5))
 def test_fusing_many_queries_gives_the_ranking_of_each(seed: int, faces: int, k: int, excluded: int) -> None:
@@ -243,6 +245,7 @@ def strangers_at(distances: list[float]) -> Thresholds:
     return measure_accuracy(ReleaseVectors(order, dict.fromkeys(MODELS, table)), released).thresholds
 
 
+@pytest.mark.slow
 def test_the_recommended_distance_is_proven_with_many_people() -> None:
     """Of 500 people two are at a distance of 0.355 and eight at 0.455: 0.4 % and 2 % of strangers get a name."""
     far = [0.9] * 250

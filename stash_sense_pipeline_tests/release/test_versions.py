@@ -25,6 +25,7 @@ def test_a_zip_without_a_directory_occupies_its_version(tmp_path: Path) -> None:
     assert next_version(tmp_path, date(2026, 2, 3)) == "2026.02.03.1"
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.dates(date(2024, 1, 1), date(2024, 1, 4)), max_size=40))
 def test_versions_increase_as_text_for_any_order_of_days(

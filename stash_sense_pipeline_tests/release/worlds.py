@@ -8,16 +8,11 @@ from pathlib import Path
 import numpy as np
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog.engine import open_catalog
-from stash_sense_pipeline.faces.models.model_packs import (
-    ChannelOrder,
-    DetectorSpec,
-    EmbedderSpec,
-    Layout,
-    ModelPack,
-)
+from stash_sense_pipeline.faces.models.model_packs import DetectorSpec, EmbedderSpec, ModelPack
+from stash_sense_pipeline.faces.models.pack_fields import ChannelOrder, Layout
 from stash_sense_pipeline.release.build.voyager_index import IndexParams
 from stash_sense_pipeline.release.spec import ReleaseSpec
+from stash_sense_pipeline_tests.catalog_copies import new_catalog
 from stash_sense_pipeline_tests.factories import Rows, TrustedFace, add_rows, insert_rows, record_rows
 
 HOSTS = {
@@ -65,7 +60,20 @@ def make_catalog(
     a direction that they share, where the length of their own is 1. Performer ids decrease while face ids and times
     increase, so that the release order is none of these.
     """
-    engine = open_catalog(f"sqlite:///{path}")
+    return new_catalog(
+        path,
+        _fill,
+        performers=performers,
+        faces_each=faces_each,
+        seed=seed,
+        uneven=uneven,
+        likeness=likeness,
+    )
+
+
+def _fill(
+    engine: sa.Engine, performers: int, faces_each: int, seed: int, uneven: bool, likeness: float
+) -> None:
     rng = np.random.default_rng(seed)
     shared = {model: np.zeros(512) for model in DIGESTS}
     if likeness:
@@ -82,7 +90,6 @@ def make_catalog(
     insert_rows(engine, rows)
     merged = {"source": "stashdb", "source_id": "st-merged", "deleted_at": BEGIN, "merged_into": "st-00001"}
     insert_rows(engine, {"source_performers": [{**merged, "first_seen_at": BEGIN, "changed_at": BEGIN}]})
-    return engine
 
 
 def _sources(number: int) -> tuple[str, ...]:
@@ -112,6 +119,7 @@ def _person_rows(number: int, performer_id: int) -> Rows:
             country=None if source == "stashdb" else "NZ",
             birth_date="1990-01" if number % 3 else None,
             height_cm=170 if source == "fansdb" else None,
+            created_at=at - timedelta(days=1),
             changed_at=at + timedelta(hours=1),
         )
         add_rows(rows, record)

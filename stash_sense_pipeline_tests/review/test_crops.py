@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
@@ -48,6 +49,7 @@ def refusal(world: ReviewWorld, face_id: int) -> str:
     return said[0]
 
 
+@pytest.mark.slow
 def test_a_kept_crop_is_shown_without_a_request(world: ReviewWorld) -> None:
     async def ask(crops: Crops) -> None:
         png = await crops.crop(KEPT, world.desk().suppressions())
@@ -60,6 +62,7 @@ def test_a_kept_crop_is_shown_without_a_request(world: ReviewWorld) -> None:
     assert world.pictures.asked == []
 
 
+@pytest.mark.slow
 def test_a_picture_is_fetched_once_also_for_requests_at_once_and_its_crop_is_aligned(
     world: ReviewWorld,
 ) -> None:
@@ -83,6 +86,7 @@ def test_a_picture_is_fetched_once_also_for_requests_at_once_and_its_crop_is_ali
         )
 
 
+@pytest.mark.slow
 def test_a_changed_or_missing_picture_is_not_shown(world: ReviewWorld) -> None:
     for values, said in (
         ({"sha256": "0" * 64}, "the picture has changed at its source"),
@@ -97,6 +101,7 @@ def test_a_changed_or_missing_picture_is_not_shown(world: ReviewWorld) -> None:
         assert refusal(world, FETCHED) == said
 
 
+@pytest.mark.slow
 def test_the_reason_names_no_address(world: ReviewWorld) -> None:
     with writing(world.engine) as connection:
         table = source_images
@@ -108,6 +113,7 @@ def test_the_reason_names_no_address(world: ReviewWorld) -> None:
     assert "10.9.8.7" not in said
 
 
+@pytest.mark.slow
 def test_nothing_is_asked_while_a_run_reads_the_source_or_in_its_cooldown(world: ReviewWorld) -> None:
     with source_lock(world.engine, "fansdb", lambda _: None):
         assert refusal(world, FETCHED) == "a run reads fansdb now; open the card again later"
@@ -116,6 +122,7 @@ def test_nothing_is_asked_while_a_run_reads_the_source_or_in_its_cooldown(world:
     assert world.pictures.asked == []
 
 
+@pytest.mark.slow
 def test_a_source_that_is_not_enabled_is_not_asked(world: ReviewWorld) -> None:
     path = world.environment.sources_file
     path.write_text(path.read_text().replace("fansdb:\n", "fansdb:\n    enabled: false\n"))
@@ -123,9 +130,40 @@ def test_a_source_that_is_not_enabled_is_not_asked(world: ReviewWorld) -> None:
     assert world.pictures.asked == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("face_id", [KEPT, FETCHED])
 def test_a_suppressed_person_s_face_is_not_shown_kept_or_not(world: ReviewWorld, face_id: int) -> None:
     record = next(key for key, faces in world.faces.items() if face_id in faces)
-    world.command("suppress", "add", ":".join(record), "--reason", "asked us")
+    world.command_here("suppress", "add", ":".join(record), "--reason", "asked us")
     assert refusal(world, face_id) == "the suppression list covers this picture"
     assert world.pictures.asked == []
+
+
+@pytest.mark.slow
+def test_the_pace_of_a_source_holds_from_one_process_to_the_next_and_an_ended_one_is_replaced(
+    world: ReviewWorld,
+) -> None:
+    path = world.environment.sources_file
+    # One request in two minutes.
+    path.write_text(path.read_text().replace("rate_limit: 6000", "rate_limit: 0.5"))
+
+    async def ask(crops: Crops) -> None:
+        listed = world.desk().suppressions()
+        begun = time.monotonic()
+        await crops.crop(FETCHED, listed)
+        assert crops._next_request["fansdb"] >= begun + 119
+        crops.forget({FETCHED})
+        # This one waits for its turn, and its card is settled meanwhile.
+        waiting = asyncio.create_task(crops.crop(FETCHED, listed))
+        while not crops._channels:
+            await asyncio.sleep(0.01)
+        crops.forget({FETCHED})
+        with pytest.raises(NoCropError, match="has ended; open the card again"):
+            await waiting
+        # The next one waits as well, here for a shorter time.
+        turn = crops._next_request["fansdb"] = time.monotonic() + 2
+        await crops.crop(FETCHED, listed)
+        assert time.monotonic() >= turn
+
+    with_crops(world, ask)
+    assert world.pictures.asked == [f"/pictures/{FETCHED}.jpg"] * 2

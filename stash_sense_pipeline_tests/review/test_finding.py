@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.bounded_reads import ShortReads
@@ -14,9 +15,11 @@ from stash_sense_pipeline.identity.linkage.overrides import Override, Overrides
 from stash_sense_pipeline.identity.rebuild import rebuild_identities
 from stash_sense_pipeline.identity.source_suggestions.finding import find_suggestions
 from stash_sense_pipeline.identity.source_suggestions.identity_state import SuggestionRules
+from stash_sense_pipeline.records import profile_sites
 from stash_sense_pipeline.review.cards import CardRules, person_cards
-from stash_sense_pipeline.review.decision import ANSWERS, KEYS, Kind
+from stash_sense_pipeline.review.decision import ANSWERS, KEYS, Decision, Kind
 from stash_sense_pipeline.review.finding import Findings, find_decisions, open_decisions
+from stash_sense_pipeline.sources.reference_sites.registry import SITES
 from stash_sense_pipeline_tests.identity.population import HOSTS, NOW, store
 from stash_sense_pipeline_tests.review import world as numbers
 from stash_sense_pipeline_tests.review.world import DECISIONS, ReviewWorld
@@ -46,13 +49,18 @@ def test_each_answer_of_a_kind_has_a_key_of_its_own() -> None:
         assert not {"u", "j", "k"} & set(keys)
 
 
-def test_suppressed_people_are_in_no_decision_also_before_the_list_is_applied(world: ReviewWorld) -> None:
+@pytest.mark.slow
+def test_suppressed_people_are_in_no_decision_also_before_the_list_is_applied(
+    world: ReviewWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The page reads the list anew after a second.
+    monkeypatch.setattr("stash_sense_pipeline.review.desk._SECONDS_OF_A_LIST", -1.0)
     desk = world.desk()
     before = desk.open()
     gone = next(row for row in before if row.kind is Kind.PAIR)
     face = next(row for row in before if row.kind is Kind.FACE and len(row.people) == 2)
     for record in (gone.records[0], face.records[0]):
-        world.command("suppress", "add", ":".join(record), "--reason", "asked us")
+        world.command_here("suppress", "add", ":".join(record), "--reason", "asked us")
     left = desk.open()
     assert gone.decision_id not in {row.decision_id for row in left}
     people = {person for row in left for person in row.people}
@@ -110,3 +118,24 @@ def test_a_declared_duplicate_is_a_suggestion_to_the_source(any_catalog: sa.Engi
     assert (found.kind, found.record, found.other) == ("duplicate", ("stashdb", "a"), ("stashdb", "b"))
     assert found.facts == ("the operator says that they are one person",)
     assert find_suggestions(any_catalog, SuggestionRules(HOSTS, {})).suggestions == ()
+
+
+def test_a_record_of_each_reference_site_has_a_link_to_its_own_page(any_catalog: sa.Engine) -> None:
+    pages = {
+        (site.name, form.example_key): form.example
+        for site in map(profile_sites.site, SITES)
+        if site is not None
+        for form in site.forms
+        if form.example
+    }
+    assert {source for source, _ in pages} == set(SITES)
+    other = "https://www.iafd.com/person.rme/id=00000000-0000-4000-8000-000000000001"
+    for (source, source_id), page in pages.items():
+        store(any_catalog, Record(source, source_id, "Mira Sample", urls=(other, page)))
+        decision = Decision(Kind.FACE, ((source, source_id),), ((source, source_id),))
+        (card,) = person_cards(ShortReads(any_catalog), decision, CardRules(HOSTS, {}))
+        assert card.records[0].page == page
+    store(any_catalog, Record("freeones", "mira", "Mira Sample", urls=(other,)))
+    decision = Decision(Kind.FACE, (("freeones", "mira"),), (("freeones", "mira"),))
+    (card,) = person_cards(ShortReads(any_catalog), decision, CardRules(HOSTS, {}))
+    assert card.records[0].page is None

@@ -97,6 +97,7 @@ def test_a_second_session_does_not_overwrite_the_first(world: ReviewWorld) -> No
     assert len(load_overrides(world.overrides).cannot_link) == 1
 
 
+@pytest.mark.slow
 def test_what_came_of_an_answer_is_told_after_the_next_run(world: ReviewWorld) -> None:
     desk = world.desk()
     same, different = of_kind(desk, Kind.PAIR)[:2]
@@ -118,6 +119,7 @@ def test_what_came_of_an_answer_is_told_after_the_next_run(world: ReviewWorld) -
     assert not {same.decision_id, different.decision_id, page.decision_id} & {row.decision_id for row in left}
 
 
+@pytest.mark.slow
 def test_an_override_that_contradicts_the_catalog_is_said_and_stops_nothing(world: ReviewWorld) -> None:
     world.overrides.write_text(
         "must_link:\n- [stashdb:p1, fansdb:p1]  # mine\n- [stashdb:p2, stashdb:nowhere]\n- [stashdb:p3, stashdb:p1]\n"
@@ -127,7 +129,7 @@ def test_an_override_that_contradicts_the_catalog_is_said_and_stops_nothing(worl
     rows = world.desk().settled()
     assert [row.refused for row in rows] == [False, True, True]
     assert "stashdb:nowhere, which the catalog does not hold" in rows[1].outcome
-    said = world.command("review", "settled")
+    said = world.command_here("review", "settled")
     assert "refused: must_link names stashdb:nowhere" in said
 
 
@@ -147,14 +149,19 @@ def test_a_held_record_is_settled_in_the_suppression_list_and_named_in_no_file(w
     assert len(desk.open()) == DECISIONS - 2
 
 
-def test_suppressed_people_leave_the_file_and_the_settled_list(world: ReviewWorld) -> None:
+@pytest.mark.slow
+def test_suppressed_people_leave_the_file_and_the_settled_list(
+    world: ReviewWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The page reads the list anew after a second.
+    monkeypatch.setattr("stash_sense_pipeline.review.desk._SECONDS_OF_A_LIST", -1.0)
     desk = world.desk()
     pair, other = of_kind(desk, Kind.PAIR)[:2]
     desk.settle(pair, Answer.LATER, SIGNED)
     desk.settle(other, Answer.SAME, SIGNED)
     world.overrides.write_text(f"{world.overrides.read_text()}proves_nothing:\n  - twitter:mira_sample\n")
-    world.command("suppress", "add", ":".join(pair.records[0]), "--reason", "asked us")
-    world.command("suppress", "add", "https://x.com/mira_sample", "--reason", "asked us", "--unseen")
+    world.command_here("suppress", "add", ":".join(pair.records[0]), "--reason", "asked us")
+    world.command_here("suppress", "add", "https://x.com/mira_sample", "--reason", "asked us", "--unseen")
     assert [row.section for row in desk.settled()] == ["must_link"]
     world.command("suppress", "apply")
     assert load_overrides(world.overrides).must_link
@@ -163,6 +170,7 @@ def test_suppressed_people_leave_the_file_and_the_settled_list(world: ReviewWorl
     assert "twitter:mira_sample" not in text
 
 
+@pytest.mark.slow
 def test_the_commands_say_the_same(world: ReviewWorld) -> None:
     rows = json.loads(world.command("review", "list", "--json"))
     assert len(rows) == DECISIONS
@@ -170,19 +178,20 @@ def test_the_commands_say_the_same(world: ReviewWorld) -> None:
     assert pair["answers"] == ["same", "different", "later"]
     said = world.command("review", "settle", pair["id"], "different", "--reason", "two people # surely")
     assert "Different people: written to cannot_link" in said
-    assert len(json.loads(world.command("review", "list", "--json"))) == DECISIONS - 1
-    (settled,) = json.loads(world.command("review", "settled", "--json"))
+    assert len(json.loads(world.command_here("review", "list", "--json"))) == DECISIONS - 1
+    (settled,) = json.loads(world.command_here("review", "settled", "--json"))
     assert settled["about"] == pair["names"]
     assert settled["comment"].endswith("two people # surely")
-    again = world.command("review", "settle", pair["id"], "same", "--reason", "x", code=2)
+    again = world.command_here("review", "settle", pair["id"], "same", "--reason", "x", code=2)
     assert "no open decision has the id" in again
-    assert "there is no answer 'maybe'" in world.command(
+    assert "there is no answer 'maybe'" in world.command_here(
         "review", "settle", pair["id"], "maybe", "--reason", "x", code=2
     )
 
 
+@pytest.mark.slow
 def test_a_broken_file_stops_the_commands_with_its_line(world: ReviewWorld) -> None:
     world.overrides.write_text("must_link:\n- [stashdb:a, fansdb:b\n")
     for words in (("list",), ("settled",), ("settle", "pair-1", "same", "--reason", "x")):
-        assert "identity_overrides.yaml:3: not valid YAML" in world.command("review", *words, code=2)
+        assert "identity_overrides.yaml:3: not valid YAML" in world.command_here("review", *words, code=2)
     assert world.overrides.read_text() == "must_link:\n- [stashdb:a, fansdb:b\n"

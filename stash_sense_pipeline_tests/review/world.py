@@ -37,6 +37,7 @@ from stash_sense_pipeline.sandbox.invented.rendered_person import make_person
 from stash_sense_pipeline.sandbox.invented.rendering import encode_jpeg, render_portrait
 from stash_sense_pipeline.settings.environment import Environment, read_environment
 from stash_sense_pipeline.settings.sources_file import load_settings
+from stash_sense_pipeline_tests.commands import run_here
 from stash_sense_pipeline_tests.identity.population import NOW, members, store
 
 PROGRAM = Path(sys.executable).with_name("stash-sense")
@@ -129,14 +130,26 @@ class ReviewWorld:
     def command(self, *words: str, code: int = 0) -> str:
         """What a command prints; it must end with `code`."""
         done = subprocess.run(
-            [PROGRAM, *words], env=self.variables, capture_output=True, text=True, check=False, timeout=120
+            [PROGRAM, *words], env=self.variables, capture_output=True, text=True, check=False, timeout=240
         )
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def command_here(self, *words: str, code: int = 0) -> str:
+        """Does the same in this process."""
+        done = run_here(self.directory, self.variables, *words)
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout + done.stderr
 
     @contextmanager
     def served(self, *options: str) -> Iterator[str]:
         """The address of the page, served by the command until the block ends."""
+        with self.serving(*options) as (address, _):
+            yield address
+
+    @contextmanager
+    def serving(self, *options: str) -> Iterator[tuple[str, int]]:
+        """The address of the page and the number of the process that serves it."""
         log = self.directory.with_name("review.log")
         with log.open("wb") as errors:
             process = subprocess.Popen(
@@ -154,10 +167,10 @@ class ReviewWorld:
                 if line.startswith("Review: "):
                     break
             assert "".join(lines[-1:]).startswith("Review: "), "".join(lines) + log.read_text()
-            yield lines[-1].removeprefix("Review: ").strip()
+            yield lines[-1].removeprefix("Review: ").strip(), process.pid
         finally:
             process.send_signal(signal.SIGINT)
-            ended = process.wait(timeout=30)
+            ended = process.wait(timeout=240)
             process.stdout.close()
             assert ended == 0, log.read_text()
 

@@ -74,6 +74,7 @@ def test_graphs_are_opset_17_with_a_free_batch(description):
         assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param
 
 
+@pytest.mark.slow
 def test_a_batch_gives_what_each_image_gives_alone(description):
     rng = np.random.default_rng(1)
     for file, spec in _files(description).items():
@@ -86,27 +87,23 @@ def test_a_batch_gives_what_each_image_gives_alone(description):
                 np.testing.assert_allclose(all_rows[row], one[0], atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_pack_recognises_held_out_people(pack):
-    seen = measure_recognition(pack, people=40, probes=2)
-    assert seen.detector_recall > 0.97
+    seen = measure_recognition(pack, people=80, probes=2)
+    assert seen.detector_recall > 0.98
     assert seen.landmark_error < 0.03
     assert min(seen.rank1.values()) > 0.85
+    assert seen.rank1["arcface"] >= 0.90
+    assert seen.rank1["fusion"] >= 0.90
     assert seen.genuine["fusion"] > seen.impostor["fusion"] + 0.3
     counted = measure_detection(pack, groups=12, sceneries=24)
     assert counted.groups_with_the_right_number >= 10
     assert counted.faces_in_sceneries <= 2
 
 
+@pytest.mark.slow
 def test_faces_of_every_usual_size_are_found(pack):
     for seed in HELD_OUT_SEEDS[:6]:
         for size in ((320, 400), (400, 500), (720, 900), (1280, 1600)):
             (face,) = pack.detector.detect(render_portrait(make_person(seed), 1, size).image)
             assert face.confidence > 0.6
-
-
-@pytest.mark.slow
-def test_rank_one_over_400_unseen_people(pack):
-    seen = measure_recognition(pack, people=400)
-    assert seen.detector_recall > 0.99
-    assert seen.rank1["arcface"] >= 0.90
-    assert seen.rank1["fusion"] >= 0.90

@@ -42,6 +42,7 @@ def _digests():
     return [hashlib.sha256(photo.image.tobytes()).hexdigest() for photo in photos]
 
 
+@pytest.mark.slow
 def test_equal_seeds_give_equal_bytes_in_another_process_too():
     np.random.seed(5)
     state = np.random.get_state()[1].copy()
@@ -67,6 +68,7 @@ def test_seed_ranges_are_disjoint():
     assert all(first.stop <= second.start for first, second in itertools.pairwise(ranges))
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**31), st.integers(0, 2**31), st.floats(0, 45))
 def test_a_portrait_has_one_face_inside_the_picture_with_landmarks_in_order(person, seed, max_yaw):

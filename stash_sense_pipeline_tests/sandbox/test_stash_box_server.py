@@ -10,9 +10,12 @@ import sys
 import threading
 import time
 from datetime import UTC, datetime
+from functools import partial
 from itertools import pairwise
+from urllib.parse import urlsplit
 
 import httpx
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -55,6 +58,10 @@ EDITS = """query($i: EditQueryInput!) { queryEdits(input: $i) { count edits {
 EDIT_COUNT = "query($i: EditQueryInput!) { queryEdits(input: $i) { count } }"
 
 
+PATIENCE = 120.0  # seconds
+get, post = (partial(ask, timeout=PATIENCE) for ask in (httpx.get, httpx.post))
+
+
 class Client:
     """A caller of one box."""
 
@@ -62,7 +69,7 @@ class Client:
         headers = {"User-Agent": "sandbox-tests/1"}
         if key:
             headers["ApiKey"] = servers.api_key(source) if key is True else key
-        self.http = httpx.Client(headers=headers, timeout=10)
+        self.http = httpx.Client(headers=headers, timeout=PATIENCE)
         self.endpoint = servers.endpoint(source)
         self.base = servers.url(source)
 
@@ -197,6 +204,7 @@ def test_a_malformed_id_gives_null_and_an_error_and_an_unknown_id_only_null(demo
     assert client.find("00000000-0000-4000-8000-000000000000") is None
 
 
+@pytest.mark.slow
 def test_introspection_needs_no_key_and_shows_the_features_of_the_server(small):
     names = '{ __schema { queryType { fields { name } } } __type(name: "Performer") { fields { name } } }'
     anonymous = Client(small, key=False)
@@ -237,6 +245,7 @@ def test_me_version_and_sites_are_answered_like_the_real_servers(demo):
 # Rows
 
 
+@pytest.mark.slow
 def test_a_row_has_the_types_of_the_servers(demo):
     box = demo.world.boxes[BOX]
     rows = Client(demo).data(FULL, input={"per_page": 1000, "sort": "NAME"})["queryPerformers"]["performers"]
@@ -266,6 +275,7 @@ def test_times_are_written_as_go_does():
     assert rfc3339(moment + 1) == "2025-03-01T12:00:00.000001Z"
 
 
+@pytest.mark.slow
 @given(st.integers(min_value=0, max_value=4_000_000_000_000_000))
 def test_a_time_that_is_written_and_parsed_is_unchanged(micros):
     assert parse_rfc3339(rfc3339(micros)) == micros
@@ -341,6 +351,7 @@ FIELDS = st.lists(
 ).map(" ".join)
 
 
+@pytest.mark.slow
 @given(
     fields=FIELDS,
     sort=st.sampled_from(["NAME", "UPDATED_AT", "CREATED_AT", "BIRTHDATE", "SCENE_COUNT", "DEBUT"]),
@@ -388,6 +399,7 @@ def test_fast_execution_gives_the_answers_of_graphql_core(
 # Paging
 
 
+@pytest.mark.slow
 def test_paging_by_time_loses_rows_and_paging_by_name_does_not():
     world = make_synthetic_world(3000)
     with SandboxServers(world) as servers:
@@ -708,32 +720,34 @@ def test_a_cleared_box_equals_a_new_one(box, client):
 # Images
 
 
+@pytest.mark.slow
 def test_images_need_no_key_and_come_as_they_were_uploaded(demo):
     box = demo.world.boxes[BOX]
     row = next(row for row in box.images.values() if row.picture.kind == "portrait" and row.width == 400)
     url = f"{demo.url(BOX)}/images/{row.id}"
-    whole = httpx.get(url, params={"size": "full"})
+    whole = get(url, params={"size": "full"})
     assert whole.status_code == 200
     assert whole.headers["content-type"] == "image/jpeg"
     assert whole.headers["cache-control"] == "max-age=604800000"
     assert whole.content == demo.pictures.original(row.picture)
-    assert httpx.get(url).content == httpx.get(url, params={"size": "77"}).content == whole.content
-    wrong = httpx.get(url, params={"size": "large"})
+    assert get(url).content == get(url, params={"size": "77"}).content == whole.content
+    wrong = get(url, params={"size": "large"})
     assert wrong.status_code == 400
     assert wrong.content.endswith(whole.content)
-    assert httpx.get(f"{demo.url(BOX)}/images/00000000-0000-4000-8000-000000000000").status_code == 404
+    assert get(f"{demo.url(BOX)}/images/00000000-0000-4000-8000-000000000000").status_code == 404
 
 
+@pytest.mark.slow
 def test_a_box_that_resizes_does_so_unless_the_full_size_is_asked_for(small):
     box = small.world.boxes[BOX]
     box.options = BoxOptions(resizing=True, image_max_size=300)
     row = next(row for row in box.images.values() if row.picture.kind == "portrait" and row.width == 400)
     url = f"{small.url(BOX)}/images/{row.id}"
-    original = httpx.get(url, params={"size": "full"}).content
+    original = get(url, params={"size": "full"}).content
     assert original == small.pictures.original(row.picture)
-    assert len(httpx.get(url).content) < len(original)
-    assert httpx.get(url).content == httpx.get(url, params={"size": "300"}).content
-    assert httpx.get(url, params={"size": "1280"}).content == original
+    assert len(get(url).content) < len(original)
+    assert get(url).content == get(url, params={"size": "300"}).content
+    assert get(url, params={"size": "1280"}).content == original
 
 
 @pytest.mark.parametrize(
@@ -747,7 +761,7 @@ def test_a_box_that_resizes_does_so_unless_the_full_size_is_asked_for(small):
 )
 def test_broken_files_come_with_status_200_and_the_type_of_their_bytes(demo, kind, content_type):
     row = next(row for row in demo.world.boxes[BOX].images.values() if row.picture.kind == kind)
-    answer = httpx.get(f"{demo.url(BOX)}/images/{row.id}?size=full")
+    answer = get(f"{demo.url(BOX)}/images/{row.id}?size=full")
     assert (answer.status_code, answer.headers["content-type"]) == (200, content_type)
 
 
@@ -789,12 +803,12 @@ def test_a_rule_applies_to_requests_of_its_box_path_and_text_only(small, client)
     assert client.post(FIND, id="00000000-0000-4000-8000-000000000000").status_code == 503
 
 
+@pytest.mark.slow
 def test_a_hanging_request_times_out_at_the_client(small, client):
-    small.traffic.inject(Fault(FaultKind.HANG, seconds=30))
-    started = time.monotonic()
+    small.traffic.inject(Fault(FaultKind.HANG, seconds=600))
+    briefly = httpx.Timeout(PATIENCE, read=0.2)
     with pytest.raises(httpx.ReadTimeout):
-        client.http.post(client.endpoint, json={"query": "{ me { id } }"}, timeout=0.2)
-    assert time.monotonic() - started < 2
+        client.http.post(client.endpoint, json={"query": "{ me { id } }"}, timeout=briefly)
     small.traffic.inject(Fault(FaultKind.HANG, seconds=0.1))
     assert client.post(IDS, i={}).status_code == 504
     small.traffic.inject(Fault(FaultKind.SLOW, seconds=0.2))
@@ -849,13 +863,15 @@ def test_faults_with_half_pages_and_wrong_types_send_valid_json(small, client):
     assert client.page() is None
 
 
+@pytest.mark.slow
 def test_the_log_has_the_time_of_each_request(small, client):
+    moments = [time.monotonic()]
     for _ in range(3):
         client.post(IDS, i={})
-        time.sleep(0.05)
+        moments.append(time.monotonic())
     entries = small.traffic.requests(BOX)
-    gaps = [later.arrived - earlier.arrived for earlier, later in pairwise(entries)]
-    assert all(0.05 <= gap < 1 for gap in gaps)
+    for entry, (sent, answered) in zip(entries, pairwise(moments), strict=True):
+        assert sent <= entry.arrived <= answered
     assert entries[0].user_agent == "sandbox-tests/1"
     assert "queryPerformers" in entries[0].payload
     assert entries[0].sent > 100
@@ -864,37 +880,46 @@ def test_the_log_has_the_time_of_each_request(small, client):
 # Serving
 
 
+def listening_ports() -> set[int]:
+    """The ports at which this process listens."""
+    found = psutil.Process().net_connections("tcp")
+    return {each.laddr.port for each in found if each.status == psutil.CONN_LISTEN}
+
+
+@pytest.mark.slow
 def test_two_worlds_at_once_start_within_seconds_and_close_all_their_ports():
     world = make_demo_world(people=20)
-    before = threading.active_count()
-    started = time.perf_counter()
+    before = set(threading.enumerate())
+    started = time.process_time()
     with SandboxServers(world) as first:
-        assert time.perf_counter() - started < 1.0
+        assert time.process_time() - started < 5
         with SandboxServers(make_demo_world(people=20)) as second:
             assert Client(first).page()["count"] == Client(second).page()["count"]
             assert first.url(BOX) != second.url(BOX)
-    with pytest.raises(httpx.ConnectError):
-        httpx.get(first.url(BOX))
+    # Another process may listen at one of these ports by now.
+    assert listening_ports().isdisjoint(
+        {urlsplit(each.url(name)).port for each in (first, second) for name in SOURCES}
+    )
     with first:
         assert Client(first).page()["count"] == world.boxes[BOX].count()
     first.stop()
-    assert threading.active_count() == before
+    assert not [each for each in set(threading.enumerate()) - before if each.name == "sandbox servers"]
 
 
+@pytest.mark.slow
 def test_stopping_does_not_wait_for_hanging_requests(small):
-    small.traffic.inject(Fault(FaultKind.HANG, seconds=60))
+    small.traffic.inject(Fault(FaultKind.HANG, seconds=600))
 
     def ask():
-        assert httpx.post(small.endpoint(BOX), json={"query": "{me{id}}"}, timeout=60).status_code == 500
+        assert httpx.post(small.endpoint(BOX), json={"query": "{me{id}}"}, timeout=600).status_code == 500
 
-    thread = threading.Thread(target=ask)
+    thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     while not small.traffic._faults[0].done:
-        time.sleep(0.01)
-    started = time.monotonic()
+        time.sleep(0.02)
     small.stop()
-    thread.join(5)
-    assert time.monotonic() - started < 3
+    thread.join(PATIENCE)
+    assert not thread.is_alive(), "the request ended with the server, minutes before its time"
 
 
 def test_a_taken_port_is_an_error(small):
@@ -903,6 +928,7 @@ def test_a_taken_port_is_an_error(small):
         SandboxServers(World.empty(), ports={"fansdb": port}).start()
 
 
+@pytest.mark.slow
 def test_the_settings_have_all_five_sources(demo):
     boxes = sources_settings(demo)["stash_boxes"]
     assert tuple(boxes) == SOURCES
@@ -913,6 +939,7 @@ def test_the_settings_have_all_five_sources(demo):
         assert Client(demo, name, key=demo.environment()[f"{name.upper()}_API_KEY"]).page()["count"] > 20
 
 
+@pytest.mark.slow
 def test_another_process_changes_the_world_over_http(tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-m", "stash_sense_pipeline_tests.tools.serve_sandbox", "--people", "30"],
@@ -926,12 +953,12 @@ def test_another_process_changes_the_world_over_http(tmp_path):
         control = endpoint.replace("/graphql", "/_control")
 
         def act(operation, **arguments):
-            answer = httpx.post(f"{control}/{operation}", json=arguments)
+            answer = post(f"{control}/{operation}", json=arguments)
             assert answer.status_code == 200, answer.text
             return answer.json()["result"]
 
         def find(performer_id):
-            answer = httpx.post(
+            answer = post(
                 endpoint, json={"query": FIND, "variables": {"id": performer_id}}, headers={"ApiKey": key}
             )
             return answer.json()["data"]["findPerformer"]
@@ -953,23 +980,23 @@ def test_another_process_changes_the_world_over_http(tmp_path):
         assert act("clock", set="2026-03-01T00:00:00Z", freeze=True) == "2026-03-01T00:00:00Z"
         act("options", per_page_cap=5, ties="stable")
         act("inject", kind="status", status=500, path="/graphql")
-        assert httpx.post(endpoint, json={"query": "{me{id}}"}).status_code == 500
+        assert post(endpoint, json={"query": "{me{id}}"}).status_code == 500
         assert [entry["status"] for entry in act("requests", path="/graphql")][-1] == 500
-        assert httpx.post(f"{control}/edit", json={"performer_id": "nobody"}).status_code == 400
-        assert httpx.post(f"{control}/nothing", json={}).status_code == 404
+        assert post(f"{control}/edit", json={"performer_id": "unknown"}).status_code == 400
+        assert post(f"{control}/nothing", json={}).status_code == 404
     finally:
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0
+        assert process.wait(PATIENCE) == 0
 
 
 @pytest.mark.slow
 def test_large_pages_of_a_large_box_are_quick():
-    world = make_synthetic_world(110_000)
+    world = make_synthetic_world(50_000)
     box = world.boxes[BOX]
     context = Context(box, True, "http://127.0.0.1:1")
     for sort in ("NAME", "UPDATED_AT"):
         timings = []
-        for page in (1, 20, 40, 60, 80, 105):
+        for page in (1, 15, 30, 45):
             wanted = {"input": {"sort": sort, "direction": "ASC", "page": page, "per_page": 1000}}
             started = time.thread_time()  # CPU time, so that other work on the machine does not fail the test
             answer = answer_query(context, FULL, wanted)

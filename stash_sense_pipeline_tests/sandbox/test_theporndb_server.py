@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import partial
 
 import cv2
 import httpx
@@ -17,12 +18,16 @@ from stash_sense_pipeline.sandbox.theporndb import RESULT_CAP
 from stash_sense_pipeline.sandbox.world import THEPORNDB
 from stash_sense_pipeline_tests.sandbox.synthetic_world import make_synthetic_world
 
+PATIENCE = 120.0  # seconds
+get, post = (partial(ask, timeout=PATIENCE) for ask in (httpx.get, httpx.post))
+
 
 class Client:
     def __init__(self, servers, **headers):
         self.base = servers.url(THEPORNDB)
         token = f"Bearer {servers.api_key(THEPORNDB)}"
-        self.http = httpx.Client(headers={"User-Agent": "sandbox-tests/1", "Authorization": token, **headers})
+        agent = {"User-Agent": "sandbox-tests/1", "Authorization": token, **headers}
+        self.http = httpx.Client(headers=agent, timeout=PATIENCE)
 
     def get(self, path, **parameters):
         return self.http.get(f"{self.base}{path}", params=parameters)
@@ -71,6 +76,7 @@ def rows(demo):
     return Client(demo).walk(per_page=100, orderBy="asc_name")
 
 
+@pytest.mark.slow
 def test_without_the_token_it_is_401_in_json(demo):
     for headers in (
         {"Authorization": ""},
@@ -114,6 +120,7 @@ def test_an_empty_list_is_one_empty_page(demo):
     assert (got["meta"]["total"], got["meta"]["current_page"], got["meta"]["last"]) == (0, 1, 1)
 
 
+@pytest.mark.slow
 def test_lists_end_at_the_cap_and_partitions_reach_all_performers():
     world = make_synthetic_world({THEPORNDB: 12_000})
     with SandboxServers(world) as servers:
@@ -207,6 +214,7 @@ def test_site_performers_have_a_parent_or_none(demo, rows):
     assert {found["site_id"] for found in client.walk("/performer-sites", site_id=site)} == {site}
 
 
+@pytest.mark.slow
 def test_pictures_come_from_the_same_server_without_a_token(demo, rows):
     store = demo.world.theporndb
     row = next(
@@ -214,18 +222,18 @@ def test_pictures_come_from_the_same_server_without_a_token(demo, rows):
     )
     sizes = {}
     for name in ("image", "thumbnail", "face"):
-        answer = httpx.get(row[name])
+        answer = get(row[name])
         assert answer.status_code == 200
         assert answer.headers["content-type"] == "image/jpeg"
         sizes[name] = cv2.imdecode(np.frombuffer(answer.content, np.uint8), cv2.IMREAD_COLOR).shape
     assert sizes["image"][1::-1] == store.posters[row["posters"][0]["id"]].size
     assert max(sizes["thumbnail"]) == 300
     assert sizes["face"] < sizes["image"]
-    assert httpx.get(row["posters"][0]["url"]).content == httpx.get(row["image"]).content
+    assert get(row["posters"][0]["url"]).content == get(row["image"]).content
     signed = row["face"].split("/")
     signed[-2] = "0" * 20
-    assert httpx.get("/".join(signed)).status_code == 403
-    assert httpx.get(f"{demo.url(THEPORNDB)}/cdn/posters/1.jpg").status_code == 404
+    assert get("/".join(signed)).status_code == 403
+    assert get(f"{demo.url(THEPORNDB)}/cdn/posters/1.jpg").status_code == 404
 
 
 def test_changes_since_a_day_list_numbers_and_uuids(client, store):
@@ -277,14 +285,14 @@ def test_faults_and_the_request_log_work_for_theporndb(small, client):
     assert len(client.page(per_page=20)["data"]) == 10
     small.traffic.inject(Fault(FaultKind.STATUS, box=THEPORNDB, path="/cdn/", status=403))
     row = next(row for row in client.walk() if row["image"])
-    assert httpx.get(row["image"]).status_code == 403
-    assert httpx.get(row["image"]).status_code == 200
+    assert get(row["image"]).status_code == 403
+    assert get(row["image"]).status_code == 200
     assert [entry.status for entry in small.traffic.requests(THEPORNDB, "/cdn/")] == [403, 200]
 
 
 def test_another_process_can_change_the_catalogue(client):
     def act(operation, **arguments):
-        return httpx.post(f"{client.base}/_control/{operation}", json=arguments).json()["result"]
+        return post(f"{client.base}/_control/{operation}", json=arguments).json()["result"]
 
     key = act(
         "create", name="From Outside", at="2026-05-01T00:00:00Z", links={"StashDB": "https://stashdb.org/x"}

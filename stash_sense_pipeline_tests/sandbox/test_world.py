@@ -42,11 +42,13 @@ def persons_by_picture(world):
     return places
 
 
+@pytest.mark.slow
 def test_a_seed_gives_the_same_world_every_time(world):
     assert contents(make_demo_world()) == contents(world)
     assert contents(make_demo_world(seed=2)) != contents(world)
 
 
+@pytest.mark.slow
 def test_a_world_is_made_in_seconds_without_rendering_pictures(monkeypatch):
     def refuse(*_):
         raise AssertionError("a picture was drawn")

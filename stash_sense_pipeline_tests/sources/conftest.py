@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -28,7 +28,8 @@ from stash_sense_pipeline.sources.stash_boxes.refresh import SyncReport, refresh
 from stash_sense_pipeline.sources.sync_rules import SyncRules
 
 # Short delays between attempts, long timeouts for each: a loaded machine must not look like a failed server.
-QUICK = RetryPolicy(first_delay=0.001, first_delay_when_limited=0.001, read=10, total=20, circuit_after=1000)
+PATIENT = RetryPolicy(connect=120, read=120, total=240)
+QUICK = replace(PATIENT, first_delay=0.001, first_delay_when_limited=0.001, circuit_after=1000)
 
 
 @dataclass

@@ -15,16 +15,15 @@ from stash_sense_pipeline.sources.stash_boxes.refresh import refresh_source
 
 
 def main(catalog_url: str, endpoint: str, api_key: str) -> None:
-    """Refreshes with tiny pages, so that the run is long enough to be killed."""
-    catalog_writer._BATCH_SECONDS = 0.05
+    """Refreshes with tiny pages, and stores while it reads further ones."""
+    catalog_writer._LEAST_RECORDS, catalog_writer._BATCH_SECONDS = 20, 600.0
     engine = open_catalog(catalog_url)
-    source = StashBoxSettings(name="stashdb", url=endpoint, host="stashdb.test", rate_limit=3000.0)
+    source = StashBoxSettings(name="stashdb", url=endpoint, host="stashdb.test", rate_limit=600_000.0)
 
     async def run() -> None:
         async with PoliteClient("stashdb", endpoint, rate=source.rate_limit) as client:
             connector = make_connector(source, api_key, client)
             connector.records_a_page = 8
-            print("begun", flush=True)  # noqa: T201
             await refresh_source(IngestContext(engine, NO_SUPPRESSIONS), source, connector)
 
     asyncio.run(run())

@@ -24,10 +24,10 @@ class Request:
 
 @dataclass
 class Raw:
-    """A raw response: bytes, then `silence` in seconds, then the connection is closed."""
+    """A raw response: bytes, then the connection is closed; by the client when the server stays `silent`."""
 
     content: bytes
-    silence: float = 0.0
+    silent: bool = False
 
 
 def answer(status: int = 200, body: bytes = b"", **headers: str) -> Raw:
@@ -62,14 +62,14 @@ class LoopbackServer:
 
         self._thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
         self._thread.start()
-        assert ready.wait(5)
+        assert ready.wait(120)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(5)
+        self._thread.join(120)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -85,8 +85,12 @@ class LoopbackServer:
             raw = self.handler(request)
             writer.write(raw.content)
             await writer.drain()
-            if raw.silence:
-                await asyncio.sleep(raw.silence)
+            if raw.silent:
+                waits = [asyncio.ensure_future(each) for each in (reader.read(), self._stop.wait())]
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+                for each in waits:
+                    each.cancel()
+                await asyncio.gather(*waits, return_exceptions=True)
         except (asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError):
             pass
         finally:

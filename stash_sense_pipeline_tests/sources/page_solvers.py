@@ -46,7 +46,7 @@ class _InThread(ABC):
 
     def __enter__(self) -> Self:
         self._thread.start()
-        if not self._ready.wait(10):
+        if not self._ready.wait(120):
             raise RuntimeError("the stand-in did not start")
         return self
 
@@ -54,7 +54,7 @@ class _InThread(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(10)
+        self._thread.join(120)
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -70,10 +70,10 @@ class FlareSolverr(_InThread):
     """Answers like FlareSolverr 3.5: a solution has status 200 and no headers, whatever the site answered; JSON is wrapped
     in an HTML page; errors have status 500 and a JSON body.
 
-    `fails`: the message of the next errors. `hangs`: seconds before each answer.
+    `fails`: the message of the next errors. With `hangs` it answers nothing until it stops.
     """
 
-    def __init__(self, fails: str | None = None, hangs: float = 0.0) -> None:
+    def __init__(self, fails: str | None = None, hangs: bool = False) -> None:
         super().__init__()
         self.fails = fails
         self.hangs = hangs
@@ -104,7 +104,7 @@ class FlareSolverr(_InThread):
         payload = await request.json()
         self.commands.append(payload)
         if self.hangs:
-            await asyncio.sleep(self.hangs)
+            await self._stop.wait()
         command, session = payload.get("cmd"), payload.get("session", "")
         if self.fails is not None and command == "request.get":
             return _failed(self.fails)
@@ -183,7 +183,9 @@ def _failed(message: str) -> Response:
 async def _browse(url: str) -> httpx.Response | None:
     """The page that a browser gets after the challenge; None when no server answers."""
     headers = {"User-Agent": AGENT, "Cookie": f"cf_clearance={CLEARANCE}; ageVerified=true"}
-    async with httpx.AsyncClient(trust_env=False, follow_redirects=True, headers=headers) as http:
+    async with httpx.AsyncClient(
+        trust_env=False, follow_redirects=True, headers=headers, timeout=120
+    ) as http:
         try:
             return await http.get(url)
         except httpx.HTTPError:

@@ -24,7 +24,14 @@ from stash_sense_pipeline.sources.reference_sites.fetcher_choice import make_fet
 from stash_sense_pipeline.sources.reference_sites.site_connector import SiteConnector
 
 IMPATIENT = replace(
-    SITE_RETRY_POLICY, attempts=2, first_delay=0.001, first_delay_when_limited=0.001, read=10, total=20
+    SITE_RETRY_POLICY,
+    attempts=2,
+    first_delay=0.001,
+    first_delay_when_limited=0.001,
+    # A loaded machine must not look like a failed server.
+    connect=120,
+    read=120,
+    total=240,
 )
 BY_NAME = ("elitebabes", "javdatabase")
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -58,9 +65,10 @@ def enrich_from(
     chrome_cdp_url: str | None = None,
     during: Callable[[str, int], None] = lambda stage, done: None,
     monotonic: Callable[[], float] = time.monotonic,
+    pace: Clock | None = None,
     **changes: Any,
 ) -> EnrichReport:
-    """Enriches from one site of the sandbox at the time `now`."""
+    """Enriches from one site of the sandbox at the time `now`. `pace`: the clock that spaces the requests."""
     settings = site_settings(name, changes.pop("url", servers.url(name)), **changes)
     clock = Clock(now=lambda: now)
 
@@ -70,6 +78,7 @@ def enrich_from(
             settings.url,
             rate=settings.rate_limit,
             retry_policy=IMPATIENT,
+            clock=pace,
             gate=Robots(name, Clock(monotonic=monotonic)),
             one_at_a_time=True,
         ) as client:

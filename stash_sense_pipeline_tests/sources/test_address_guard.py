@@ -72,6 +72,7 @@ def test_an_ipv6_form_that_embeds_a_private_ipv4_address_is_not_public(prefix, e
     assert not is_public(text)
 
 
+@pytest.mark.slow
 @given(st.ip_addresses(v=4).filter(lambda address: not address.is_global))
 def test_no_form_of_a_private_ipv4_address_is_public(address):
     number = int(address)

@@ -61,6 +61,7 @@ def test_kept_crops_need_20_kb_more_for_each_picture() -> None:
     assert kept - without == 100 * 20_000
 
 
+@pytest.mark.slow
 @given(
     performers=st.integers(0, 10**6),
     pictures=st.lists(st.integers(0, 1000), max_size=100),

@@ -215,7 +215,7 @@ def _small_pages(connector: Any) -> None:
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("lives", [10, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("lives", [4, pytest.param(40, marks=pytest.mark.slow)])
 def test_a_sweep_makes_the_catalog_equal_to_the_server(
     fresh_sandbox: SandboxServers, catalog_file: Path, lives: int
 ) -> None:

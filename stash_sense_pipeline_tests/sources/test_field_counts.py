@@ -95,6 +95,7 @@ def test_a_run_counts_pages_and_the_fields_that_they_have():
     }
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), max_size=8))
 def test_any_history_is_the_same_after_it_was_stored(nights):
     history = after(*((min(pair), max(pair)) for pair in nights if max(pair)))

@@ -40,6 +40,7 @@ def genders(engine: sa.Engine, source: str) -> set[str | None]:
         return set(connection.scalars(query))
 
 
+@pytest.mark.slow
 def test_records_of_other_genders_are_left_out_and_counted(refresh, catalog):
     everyone = refresh().live
     found = genders(catalog, "stashdb") - {None}
@@ -63,6 +64,7 @@ def test_a_list_of_genders_lets_each_of_them_through(refresh, catalog):
     assert genders(catalog, "stashdb") <= {*wanted, None}
 
 
+@pytest.mark.slow
 def test_theporndb_leaves_out_the_same_genders(refresh, catalog):
     report = refresh(source="theporndb", genders=("FEMALE",))
     assert genders(catalog, "theporndb") <= {"FEMALE", None}
@@ -70,6 +72,7 @@ def test_theporndb_leaves_out_the_same_genders(refresh, catalog):
     assert refresh(source="theporndb", genders=("FEMALE",)).updated == 0
 
 
+@pytest.mark.slow
 def test_a_trial_stores_so_many_records_and_the_next_run_goes_on(refresh, servers):
     everyone = servers.world.boxes["stashdb"].count()
     report = refresh(max_records=7)
@@ -81,6 +84,7 @@ def test_a_trial_stores_so_many_records_and_the_next_run_goes_on(refresh, server
     assert refresh().mode == "increment"
 
 
+@pytest.mark.slow
 def test_a_trial_of_theporndb_is_no_complete_read(refresh):
     assert refresh(source="theporndb", max_records=3).live == 3
     assert refresh(source="theporndb").mode == "backfill"

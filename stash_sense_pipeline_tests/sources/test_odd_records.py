@@ -340,14 +340,8 @@ def check_odd_records(
 
 
 TIERS = [
-    pytest.param("sqlite", 60, id="sqlite"),
-    pytest.param("sqlite", 200, id="sqlite-long", marks=[pytest.mark.slow, pytest.mark.timeout(1800)]),
-    pytest.param(
-        "postgresql",
-        80,
-        id="postgresql",
-        marks=[pytest.mark.postgres, pytest.mark.slow, pytest.mark.timeout(1800)],
-    ),
+    pytest.param("sqlite", 100, id="sqlite", marks=pytest.mark.timeout(1800)),
+    pytest.param("postgresql", 30, id="postgresql", marks=[pytest.mark.postgres, pytest.mark.timeout(1800)]),
 ]
 BOX_LISTS = {
     "images": ("id", "url", "width", "height"),
@@ -381,6 +375,7 @@ def holds(examples: int) -> Any:
     return settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("database", "examples"), TIERS)
 def test_any_value_in_a_record_of_a_stash_box_leaves_the_others_stored(engine_of, database, examples):
     engine = engine_of(database)
@@ -397,6 +392,7 @@ def test_any_value_in_a_record_of_a_stash_box_leaves_the_others_stored(engine_of
     law()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("database", "examples"), TIERS)
 def test_any_value_in_a_record_of_theporndb_leaves_the_others_stored(engine_of, database, examples):
     engine = engine_of(database)
@@ -422,6 +418,7 @@ PROFILES = st.builds(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("database", "examples"), TIERS)
 def test_any_profile_of_a_reference_site_can_be_stored_or_is_unread(engine_of, database, examples):
     engine = engine_of(database)
@@ -449,6 +446,7 @@ def test_any_profile_of_a_reference_site_can_be_stored_or_is_unread(engine_of, d
     law()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("database", "examples"), TIERS)
 def test_any_value_in_an_entry_of_a_predecessor_leaves_the_others_imported(engine_of, database, examples):
     engine = engine_of(database)
@@ -534,6 +532,7 @@ def test_too_many_unread_records_are_an_error_of_the_source_and_the_others_are_s
     assert refresh(catalog, served(rows), connector=connector).outcome is Outcome.FOUND
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("connector", ["stash_box", "theporndb"])
 def test_unread_records_of_an_earlier_run_do_not_fail_the_runs_that_read_only_changes(catalog, connector):
     make, served = (box_row, graphql) if connector == "stash_box" else (rest_row, rest)
@@ -557,6 +556,7 @@ def test_a_source_of_which_nothing_can_be_read_is_an_error(catalog, connector):
     assert (report.outcome, report.live) == (Outcome.PARSE_ERROR, 0)
 
 
+@pytest.mark.slow
 def test_images_are_kept_when_their_list_is_unreadable(catalog):
     rows = [box_row(number) for number in range(1, 4)]
     refresh(catalog, graphql(rows))

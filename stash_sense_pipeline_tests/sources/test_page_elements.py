@@ -122,6 +122,7 @@ def test_names_of_elements_and_attributes_in_capitals_and_classes_among_others_a
     assert element(html, "div.Box#One a[href]").text == "t"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "html",
     [
@@ -133,12 +134,12 @@ def test_names_of_elements_and_attributes_in_capitals_and_classes_among_others_a
     ids=["nested", "unclosed", "wide and deep", "long"],
 )
 def test_a_page_that_is_too_complex_is_a_parse_error_within_seconds(html):
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(SourceError) as refused:
         _ = page(html).root
     assert refused.value.outcome is Outcome.PARSE_ERROR
     assert not isinstance(refused.value, LayoutChangedError)
-    assert time.perf_counter() - started < 10
+    assert time.process_time() - started < 10
 
 
 @pytest.mark.parametrize(
@@ -164,6 +165,7 @@ def test_a_page_without_elements_is_empty(text):
     assert (read.text, read.select("p"), read.links("a")) == ("", [], [])
 
 
+@pytest.mark.slow
 @given(st.text(max_size=300))
 def test_any_text_is_a_page(text):
     root = page(f"<p>{text}").root

@@ -101,6 +101,7 @@ def outcome(visited: Visit) -> str:
     return "found" if visited.error is None else visited.error.outcome.value
 
 
+@pytest.mark.slow
 def test_a_solver_or_browser_reads_a_page_behind_a_challenge(servers, solver):
     servers.world.sites["babepedia"].behaviour.challenge = True
     assert outcome(visit(servers)) == "blocked"
@@ -117,6 +118,7 @@ def test_a_solver_or_browser_reads_a_page_behind_a_challenge(servers, solver):
     assert (first.path, first.user_agent[:12]) == ("/robots.txt", "stash-sense-")
 
 
+@pytest.mark.slow
 def test_a_page_solver_is_not_asked_for_a_url_that_robots_txt_disallows(servers, solver, chrome):
     servers.world.sites["babepedia"].behaviour.robots = "User-agent: *\nDisallow: /babe/"
     solver.commands.clear()
@@ -127,6 +129,7 @@ def test_a_page_solver_is_not_asked_for_a_url_that_robots_txt_disallows(servers,
     assert solver.commands == chrome.commands == []
 
 
+@pytest.mark.slow
 def test_images_are_requested_with_the_solvers_cookies_and_user_agent(servers, solver):
     async def headers(connector: SiteConnector) -> dict[str, str]:
         assert "Cookie" not in connector.image_request("https://x.example/a.jpg")[1]
@@ -140,6 +143,7 @@ def test_images_are_requested_with_the_solvers_cookies_and_user_agent(servers, s
     assert told["Referer"].startswith(servers.url("babepedia"))
 
 
+@pytest.mark.slow
 def test_without_a_status_the_content_of_the_page_decides_the_outcome(servers, solver):
     servers.world.sites["babepedia"].gone.add(PAGE.slug)
     assert outcome(visit(servers, flaresolverr_url=solver.url)) == "not_found"
@@ -148,6 +152,7 @@ def test_without_a_status_the_content_of_the_page_decides_the_outcome(servers, s
     assert outcome(visit(servers, flaresolverr_url=solver.url)) == "parse_error"
 
 
+@pytest.mark.slow
 def test_json_that_a_browser_wrapped_in_html_is_read(servers, solver):
     async def find(connector: SiteConnector) -> Any:
         return await connector.find("Quab Zoldrun")
@@ -157,6 +162,7 @@ def test_json_that_a_browser_wrapped_in_html_is_read(servers, solver):
     assert [hit.key for hit in ask(servers, find)] == ["quib_zoldrun"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("message", "expected"),
     [
@@ -174,6 +180,7 @@ def test_an_error_of_flaresolverr_gives_the_outcome_of_its_message(servers, mess
     assert "\n" not in str(error)
 
 
+@pytest.mark.slow
 def test_a_site_that_the_browser_cannot_reach_is_a_timeout(servers, solver):
     async def visit_nothing(connector: SiteConnector) -> str:
         await connector.client.get(f"{servers.url('babepedia')}/babe/{PAGE.slug}")
@@ -184,6 +191,7 @@ def test_a_site_that_the_browser_cannot_reach_is_a_timeout(servers, solver):
     assert ask(servers, visit_nothing, flaresolverr_url=solver.url) == "timeout"
 
 
+@pytest.mark.slow
 def test_a_solver_that_exceeds_its_limit_is_a_timeout(servers, monkeypatch):
     monkeypatch.setattr("stash_sense_pipeline.sources.reference_sites.flaresolverr._MARGIN_SECONDS", 0.1)
 
@@ -194,10 +202,11 @@ def test_a_solver_that_exceeds_its_limit_is_a_timeout(servers, monkeypatch):
         finally:
             await connector.fetcher.close()
 
-    with FlareSolverr(hangs=1.0) as hanging:
+    with FlareSolverr(hangs=True) as hanging:
         assert ask(servers, slow) == "timeout"
 
 
+@pytest.mark.slow
 def test_a_solver_that_does_not_run_gives_an_error_that_names_its_setting(servers):
     error = visit(servers, flaresolverr_url="http://127.0.0.1:9").error
     assert error is not None
@@ -207,6 +216,7 @@ def test_a_solver_that_does_not_run_gives_an_error_that_names_its_setting(server
     assert error.outcome is Outcome.PARSE_ERROR
 
 
+@pytest.mark.slow
 def test_chrome_reports_the_status_of_an_error_page(servers, chrome):
     chrome.commands.clear()
     found = visit(servers, chrome_cdp_url=chrome.url)
@@ -221,6 +231,7 @@ def test_chrome_reports_the_status_of_an_error_page(servers, chrome):
     assert outcome(visit(servers, chrome_cdp_url=chrome.url)) == "blocked"
 
 
+@pytest.mark.slow
 def test_a_chrome_that_does_not_run_is_a_timeout_that_names_its_setting(servers):
     error = visit(servers, chrome_cdp_url="http://127.0.0.1:9").error
     assert error is not None
@@ -271,7 +282,7 @@ def test_a_real_chromium_reads_a_page(servers):
             assert all(re.match("Mozilla/5.0", agent) for agent in agents)
         finally:
             browser.terminate()
-            browser.wait(timeout=30)
+            browser.wait(timeout=120)
 
 
 def _debugging_address(profile: Path, browser: subprocess.Popen[bytes]) -> str:

@@ -23,6 +23,7 @@ def traffic(draw: st.DrawFn) -> list[tuple[float, int, float | None]]:
     return draw(st.lists(burst, min_size=1, max_size=8))
 
 
+@pytest.mark.slow
 @given(rate=RATES, bursts=traffic(), overshoot=st.floats(0, 0.5))
 def test_requests_never_exceed_the_rate_in_any_window(rate, bursts, overshoot):
     time = VirtualTime(overshoot=overshoot)

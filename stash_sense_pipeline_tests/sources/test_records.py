@@ -29,6 +29,7 @@ RECORDS = st.builds(
 )
 
 
+@pytest.mark.slow
 @given(record=RECORDS, random=st.randoms(use_true_random=False))
 def test_the_content_hash_ignores_order_times_and_image_addresses(record, random):
     def shuffled(items):

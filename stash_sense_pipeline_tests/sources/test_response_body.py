@@ -51,6 +51,7 @@ def cut(data: bytes, places: Sequence[int]) -> list[bytes]:
     return [data[a:b] for a, b in itertools.pairwise(edges)]
 
 
+@pytest.mark.slow
 @given(
     st.sampled_from(sorted(CODINGS)), st.binary(max_size=2000), st.integers(1, 300), st.lists(st.integers(0))
 )
@@ -61,6 +62,7 @@ def test_a_body_is_decoded_for_any_split_into_chunks(coding, data, times, places
     assert all(len(piece) <= PIECE for piece in got)
 
 
+@pytest.mark.slow
 @given(st.lists(st.binary(max_size=100), min_size=1, max_size=5), st.lists(st.integers(0)))
 def test_several_gzip_members_are_one_body(parts, places):
     encoded = b"".join(map(gzip.compress, parts))
@@ -91,6 +93,7 @@ def test_a_compressed_body_that_ends_early_is_refused(coding):
         pieces(coding, encoded[:-5])
 
 
+@pytest.mark.slow
 def test_a_compressed_body_that_expands_is_decoded_in_small_pieces():
     bomb = gzip.compress(bytes(200_000_000))
 

@@ -136,6 +136,7 @@ def test_a_page_that_is_written_in_another_way_gives_the_same(expectation: Path,
     assert _read(expectation, wanted, html) == wanted["fields"]
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(READ), st.lists(st.sampled_from(sorted(CHANGES)), min_size=2, max_size=4, unique=True))
 def test_several_changes_at_once_give_the_same_or_a_typed_error(

@@ -267,6 +267,7 @@ def test_a_page_is_decoded_by_its_declared_charset_or_as_utf_8(body, content_typ
         assert read_page.text == expected
 
 
+@pytest.mark.slow
 @given(st.binary(max_size=400))
 def test_bytes_that_are_no_profile_give_a_source_error(body):
     for name in ("babepedia", "afdb", "javdatabase", "pornpics", "thenude"):

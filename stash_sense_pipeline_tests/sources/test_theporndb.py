@@ -163,6 +163,14 @@ def test_private_and_volatile_fields_are_not_kept(ask):
     assert shown.content_hash == other.content_hash
 
 
+def test_free_texts_about_tattoos_and_piercings_are_not_kept(ask):
+    texts = {"tattoos": "A star, for her sister", "piercings": "Navel"}
+    told = read(resource(**texts, extras=texts), ask)
+    assert told is not None
+    assert not {"tattoos", "piercings"} & (told.raw.keys() | told.raw.get("extras", {}).keys())
+    assert "sister" not in str(told.raw)
+
+
 def test_fields_without_a_column_are_kept_in_raw(ask):
     record = read(resource(verified=True, extras={"links": [], "shoe_size": 38}), ask)
     assert record is not None
@@ -199,6 +207,7 @@ def test_ids_given_as_numbers_become_texts(ask):
     assert (record.source_id, record.raw["_id"], record.images[0].image_id) == ("5", "7", "poster-12")
 
 
+@pytest.mark.slow
 def test_the_image_and_the_face_are_read_where_no_poster_has_them(ask):
     poster = {"id": 12, "url": "https://cdn.example/12.jpg"}
 
@@ -268,6 +277,7 @@ def test_a_list_below_the_page_limit_is_read_without_filters(ask, store, fresh_s
     assert all("letter" not in entry.query for entry in fresh_sandbox.traffic.requests(NAME))
 
 
+@pytest.mark.slow
 def test_a_truncated_list_is_split_by_filters_until_all_performers_are_seen(ask, store, tiny_lists):
     keys = set(fill(store, 40, extras={"gender": "Female"}))
     keys |= set(fill(store, 20, extras={"gender": "Male"}))
@@ -276,6 +286,7 @@ def test_a_truncated_list_is_split_by_filters_until_all_performers_are_seen(ask,
     assert {record.source_id for record in ask(all_records)} == keys
 
 
+@pytest.mark.slow
 def test_a_filter_that_the_server_ignores_ends_the_splitting_of_the_list(
     ask, store, tiny_lists, fresh_sandbox, monkeypatch
 ):
@@ -341,6 +352,7 @@ def differences(engine: sa.Engine, store: ThePornDB) -> list[Any]:
     return wrong + sorted(images(engine, NAME).keys() ^ held)
 
 
+@pytest.mark.slow
 def test_a_backfill_equals_the_demo_world(any_catalog):
     world = make_demo_world(people=60)
     with SandboxServers(world) as servers:
@@ -355,6 +367,7 @@ def test_a_backfill_equals_the_demo_world(any_catalog):
         assert (again.added, again.updated, again.removed) == (0, 0, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("offers_changes", [True, False])
 def test_an_increment_reads_the_changed_performers_and_stops(
     refresh, catalog, store, offers_changes, fresh_sandbox, monkeypatch
@@ -376,6 +389,7 @@ def test_an_increment_reads_the_changed_performers_and_stops(
     assert differences(catalog, store) == []
 
 
+@pytest.mark.slow
 def test_deletions_and_merges_are_found_by_the_sweep(refresh, catalog, store):
     keys = fill(store, 40)
     refresh()
@@ -403,6 +417,7 @@ def test_a_performer_that_is_missing_in_one_request_of_two_stays_live(refresh, c
     assert keys[0] in live(catalog, NAME)
 
 
+@pytest.mark.slow
 def test_a_slug_that_leads_to_another_performer_is_a_merge(refresh, catalog, store, fresh_sandbox):
     keys = fill(store, 3)
     refresh()
@@ -415,6 +430,7 @@ def test_a_slug_that_leads_to_another_performer_is_a_merge(refresh, catalog, sto
     assert buried(catalog, NAME) == {keys[0]: keys[1]}
 
 
+@pytest.mark.slow
 def test_a_mass_disappearance_is_believed_in_the_second_sweep(refresh, catalog, store):
     keys = fill(store, 60)
     refresh()
@@ -427,6 +443,7 @@ def test_a_mass_disappearance_is_believed_in_the_second_sweep(refresh, catalog, 
     assert differences(catalog, store) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "outcome"),
     [
@@ -460,6 +477,7 @@ def test_a_failure_deletes_no_record_and_is_the_outcome(
         assert (after.last_sync_at, after.last_sweep_at) == (before.last_sync_at, before.last_sweep_at)
 
 
+@pytest.mark.slow
 def test_a_row_that_breaks_every_answer_is_unread_and_the_others_are_stored(
     refresh, catalog, store, fresh_sandbox
 ):
@@ -484,6 +502,7 @@ def test_a_row_that_breaks_every_answer_is_unread_and_the_others_are_stored(
     assert set(rows(catalog, NAME)) == set(keys)
 
 
+@pytest.mark.slow
 def test_a_performer_that_fails_to_be_looked_up_stays_live_and_the_others_are_settled(
     refresh, catalog, store, fresh_sandbox
 ):
@@ -504,6 +523,7 @@ def test_a_performer_that_fails_to_be_looked_up_stays_live_and_the_others_are_se
     assert set(buried(catalog, NAME)) == set(gone)
 
 
+@pytest.mark.slow
 def test_a_server_that_fails_every_look_up_is_a_failed_run(refresh, catalog, store, fresh_sandbox):
     keys = fill(store, 12)
     refresh()

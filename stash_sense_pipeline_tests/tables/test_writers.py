@@ -128,6 +128,7 @@ CELLS = st.one_of(
 )
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.text(), CELLS, st.integers(-(2**62), 2**62), st.floats(-1e300, 1e300))))
 def test_csv_read_back_equals_the_table(rows: list[tuple[object, ...]]) -> None:
     table = table_of(("text", "mixed", "whole", "number"), rows)
@@ -152,6 +153,7 @@ def test_csv_read_back_equals_the_table(rows: list[tuple[object, ...]]) -> None:
         assert again["whole"].tolist() == [row[2] for row in rows]
 
 
+@pytest.mark.slow
 @given(st.text(), st.integers(), st.floats())
 def test_a_table_of_any_cells_has_as_many_lines_as_rows(text: str, whole: int, number: float) -> None:
     table = table_of(("a", "b", "c"), [(text, whole if abs(whole) < 2**63 else 0, number)] * 3)

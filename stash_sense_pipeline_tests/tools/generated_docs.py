@@ -60,6 +60,7 @@ def _settings() -> Iterator[str]:
     yield "else `url` is needed, `rate_limit` is `default_rate_limit`, and `host` comes from `url`.\n"
     sections = {
         "global": schema.GlobalSettings,
+        "faces": schema.FacesSettings,
         "stash_boxes.<name>": schema.StashBoxSettings,
         "reference_sites.<name>": schema.ReferenceSiteSettings,
         "export": schema.ExportSettings,

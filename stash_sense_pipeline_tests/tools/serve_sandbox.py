@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 
 from stash_sense_pipeline.sandbox.demo_population import make_demo_world
+from stash_sense_pipeline.sandbox.invented.pictures import PictureStore
 from stash_sense_pipeline.sandbox.servers import SandboxServers
 from stash_sense_pipeline_tests.sandbox.synthetic_world import make_synthetic_world
 
@@ -44,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
     with SandboxServers(
-        world, ports=ports, picture_directory=given.pictures, fast=not given.graphql_core
+        world, ports=ports, pictures=PictureStore(given.pictures), fast=not given.graphql_core
     ) as servers:
         for name in world.sources:
             print(name, servers.endpoint(name), servers.api_key(name), flush=True)

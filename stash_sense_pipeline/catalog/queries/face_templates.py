@@ -45,7 +45,7 @@ class Template(NamedTuple):
 
 
 def own_faces(models: Mapping[str, str]) -> sa.Select[Any]:
-    """Query for the columns of OwnFace, of faces with a vector of every model (name to digest).
+    """Query for the columns of OwnFace, of faces of the first pack with a vector of every model (name to digest).
 
     Without models it has no rows.
     """
@@ -68,7 +68,9 @@ def own_faces(models: Mapping[str, str]) -> sa.Select[Any]:
                 other_face.c.source == faces.c.source,
                 other_face.c.image_id == faces.c.image_id,
                 other_face.c.face_id != faces.c.face_id,
+                ~other_face.c.second,
             ),
+            ~faces.c.second,
         )
     )
     for model, digest in sorted(models.items()):

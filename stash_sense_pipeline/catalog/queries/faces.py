@@ -1,9 +1,8 @@
-"""Faces, aligned crops and embeddings: store, reuse, lease for embedding."""
+"""Faces, aligned crops and embeddings: store and reuse."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -11,13 +10,21 @@ from typing import Any
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.key_filters import IN_LIST
-from stash_sense_pipeline.catalog.schema import aligned_crops, embeddings, faces, source_images
+from stash_sense_pipeline.catalog.queries.tattoos.scans import TattooScan, read_scan, store_scans
+from stash_sense_pipeline.catalog.schema import (
+    aligned_crops,
+    embeddings,
+    faces,
+    second_verdicts,
+    source_images,
+)
 from stash_sense_pipeline.catalog.upsert import batched, upsert
+from stash_sense_pipeline.records.record_key import ImageKey
 
-# The first half of the key of PostgreSQL's advisory lock on a face. The second half is the face_id.
-_LEASES = 7305216
 _FACE_COLUMNS = tuple(
-    column for column in faces.c if column.name not in ("face_id", "source", "image_id", "created_at")
+    column
+    for column in faces.c
+    if column.name not in ("face_id", "source", "image_id", "created_at", "second")
 )
 # Images with equal bytes. Executed for every fetched image, so it is built once.
 _EQUAL_IMAGES = (
@@ -39,16 +46,40 @@ _EQUAL_IMAGES = (
 )
 
 
+# The same for the verdicts of the second pack.
+_EQUAL_SECOND = (
+    sa.select(
+        second_verdicts.c.source,
+        second_verdicts.c.image_id,
+        second_verdicts.c.state,
+        second_verdicts.c.reason,
+        source_images.c.picture_hash,
+    )
+    .join(
+        source_images,
+        (source_images.c.source == second_verdicts.c.source)
+        & (source_images.c.image_id == second_verdicts.c.image_id),
+    )
+    .where(
+        source_images.c.sha256 == sa.bindparam("sha256"),
+        second_verdicts.c.detector_digest == sa.bindparam("detector"),
+        second_verdicts.c.judged_by == sa.bindparam("judged_by"),
+    )
+    .limit(8)
+)
+
+
 @dataclass(frozen=True)
 class StoredFace:
     """One face to store for an image. `columns`: of the table `faces`. `png`: the aligned crop. `picture_hash`: of the
-    image. `vectors`: rows of `embeddings` that exist already.
+    image. `vectors`: rows of `embeddings` that exist already. `tattoos`: those in the image; None: it was not searched.
     """
 
     columns: Mapping[str, Any]
     png: bytes | None
     picture_hash: str | None
     vectors: Sequence[Mapping[str, Any]] = ()
+    tattoos: TattooScan | None = None
 
 
 @dataclass(frozen=True)
@@ -61,58 +92,41 @@ class Judged:
 
 
 @dataclass(frozen=True)
-class EmbeddingQueue:
-    """The faces of a source that wait for embedding: found by this detector, with a crop, and without a vector of at
-    least one of the models `digests` (name → digest).
+class Judge:
+    """What decides on an image: the detector, the criteria as text, and the models (name → digest) of the pack.
+
+    `second`: the pack is the second one.
     """
 
-    source: str
     detector_digest: str
+    judged_by: str
     digests: Mapping[str, str]
+    second: bool = False
 
 
-@dataclass(frozen=True)
-class WaitingFace:
-    """A face that lacks vectors, with its aligned crop.
-
-    `missing` names the models. `outdated`: it has a vector of another version of one of the models.
-    """
-
-    face_id: int
-    png: bytes
-    missing: tuple[str, ...]
-    outdated: bool
-
-
-def find_judged(
-    connection: sa.Connection, sha256: str, detector_digest: str, judged_by: str, digests: Mapping[str, str]
-) -> Judged | None:
+def find_judged(connection: sa.Connection, sha256: str, judge: Judge) -> Judged | None:
     """The verdict on an image with these bytes in any source, by the same detector and rules, or None.
 
-    A done image counts only if its face can be copied completely: with its crop, or with a vector of each model in
-    `digests` (name → digest).
+    A done image counts only if its face can be copied completely: with its crop, or with a vector of each model.
     """
-    asked = {"sha256": sha256, "detector": detector_digest, "judged_by": judged_by}
-    rows = connection.execute(_EQUAL_IMAGES, asked).all()
+    asked = {"sha256": sha256, "detector": judge.detector_digest, "judged_by": judge.judged_by}
+    rows = connection.execute(_EQUAL_SECOND if judge.second else _EQUAL_IMAGES, asked).all()
     for source, image_id, state, reason, picture_hash in rows:
         if state == "rejected":
             return Judged(state, reason, None)
-        face = _stored_face(connection, source, image_id, picture_hash, digests)
+        face = _stored_face(connection, (source, image_id), picture_hash, judge)
         if face is not None:
             return Judged(state, None, face)
     return None
 
 
 def _stored_face(
-    connection: sa.Connection,
-    source: str,
-    image_id: str,
-    picture_hash: str | None,
-    digests: Mapping[str, str],
+    connection: sa.Connection, image: ImageKey, picture_hash: str | None, judge: Judge
 ) -> StoredFace | None:
+    digests = judge.digests
     row = connection.execute(
         sa.select(faces.c.face_id, *_FACE_COLUMNS).where(
-            faces.c.source == source, faces.c.image_id == image_id
+            faces.c.source == image[0], faces.c.image_id == image[1], faces.c.second.is_(judge.second)
         )
     ).first()
     if row is None:
@@ -128,18 +142,29 @@ def _stored_face(
     current = [dict(row._mapping) for row in vectors if digests.get(row.model) == row.model_digest]
     if png is None and len(current) < len(digests):
         return None
-    return StoredFace(columns, png, picture_hash, current)
+    return StoredFace(columns, png, picture_hash, current, read_scan(connection, face_id))
 
 
 def store_faces(
-    connection: sa.Connection, source: str, found: Sequence[tuple[str, StoredFace]], now: datetime
+    connection: sa.Connection,
+    source: str,
+    found: Sequence[tuple[str, StoredFace]],
+    now: datetime,
+    second: bool = False,
 ) -> None:
-    """Stores one face for each (image_id, face). It replaces all faces of the image."""
-    forget_faces(connection, source, [image_id for image_id, _ in found])
+    """Stores one face for each (image_id, face). It replaces the faces that this pack has of the image.
+
+    `second`: the faces are of the second pack.
+    """
     if not found:
         return
+    image_ids = [image_id for image_id, _ in found]
+    forget_faces(connection, source, image_ids, faces.c.second.is_(second))
+    # The packs may have changed places.
+    detectors = {face.columns["detector_digest"] for _, face in found}
+    forget_faces(connection, source, image_ids, faces.c.detector_digest.in_(detectors))
     rows = [
-        {**face.columns, "source": source, "image_id": image_id, "created_at": now}
+        {**face.columns, "source": source, "image_id": image_id, "created_at": now, "second": second}
         for image_id, face in found
     ]
     face_ids = connection.scalars(
@@ -154,166 +179,38 @@ def store_faces(
         for vector in face.vectors
     ]
     upsert(connection, embeddings, vectors)
+    scans = [(face_id, face.tattoos) for face_id, face in stored if face.tattoos is not None]
+    store_scans(connection, scans, now)
 
 
-def forget_faces(connection: sa.Connection, source: str, image_ids: Sequence[str]) -> None:
-    """Removes the faces of images with their crops and vectors."""
-    for ids in batched(image_ids, IN_LIST):
-        connection.execute(sa.delete(faces).where(faces.c.source == source, faces.c.image_id.in_(ids)))
-
-
-def _lacks_vectors(digests: Mapping[str, str]) -> sa.ColumnElement[bool]:
-    """Condition on `faces`: at least one of the models (name → digest) has no vector of the face."""
-    return sa.or_(
-        *(
-            ~sa.exists().where(
-                embeddings.c.face_id == faces.c.face_id,
-                embeddings.c.model == model,
-                embeddings.c.model_digest == digest,
-            )
-            for model, digest in digests.items()
-        )
-    )
-
-
-def _of_queue(queue: EmbeddingQueue) -> sa.ColumnElement[bool]:
-    """Condition on `faces`: found in the source by the detector of the queue."""
-    return sa.and_(faces.c.source == queue.source, faces.c.detector_digest == queue.detector_digest)
-
-
-def _waiting(queue: EmbeddingQueue) -> sa.ColumnElement[bool]:
-    """Condition on `aligned_crops`: the face is in the queue. It is not a join, as there are few crops and the search
-    must begin with them.
-    """
-    return sa.exists().where(
-        faces.c.face_id == aligned_crops.c.face_id, _of_queue(queue), _lacks_vectors(queue.digests)
-    )
-
-
-def count_waiting(connection: sa.Connection, queue: EmbeddingQueue) -> int:
-    """The number of faces in the queue."""
-    waiting = sa.select(sa.func.count()).select_from(aligned_crops)
-    return connection.scalar(waiting.where(_waiting(queue))) or 0
-
-
-def waiting_faces(
+def forget_faces(
     connection: sa.Connection,
-    queue: EmbeddingQueue,
-    after: int,
-    limit: int,
-    among: Sequence[int] | None = None,
-) -> list[WaitingFace]:
-    """The next `limit` faces of the queue with ids above `after`, sorted by id. With `among`, only of these ids."""
-    digests = queue.digests
-    next_ones = (
-        sa.select(aligned_crops.c.face_id, aligned_crops.c.png)
-        .where(aligned_crops.c.face_id > after, _waiting(queue))
-        .order_by(aligned_crops.c.face_id)
-        .limit(limit)
-    )
-    if among is not None:
-        next_ones = next_ones.where(aligned_crops.c.face_id.in_(among))
-    rows = connection.execute(next_ones).all()
-    have: dict[int, set[str]] = {}
-    outdated: set[int] = set()
-    for ids in batched([row.face_id for row in rows], IN_LIST):
-        current = connection.execute(
-            sa.select(embeddings.c.face_id, embeddings.c.model, embeddings.c.model_digest).where(
-                embeddings.c.face_id.in_(ids)
+    source: str,
+    image_ids: Sequence[str],
+    which: sa.ColumnElement[bool] | None = None,
+) -> None:
+    """Removes the faces of images with their crops, vectors and tattoos; with `which` those that fulfil this condition."""
+    for ids in batched(image_ids, IN_LIST):
+        query = sa.delete(faces).where(faces.c.source == source, faces.c.image_id.in_(ids))
+        connection.execute(query if which is None else query.where(which))
+
+
+def forget_first(connection: sa.Connection, source: str, image_ids: Sequence[str]) -> None:
+    """Removes the faces that the first pack has of images."""
+    forget_faces(connection, source, image_ids, ~faces.c.second)
+
+
+def forget_second(connection: sa.Connection, source: str, image_ids: Sequence[str]) -> None:
+    """Removes the verdicts of the second pack on images, and its faces."""
+    forget_faces(connection, source, image_ids, faces.c.second)
+    for ids in batched(image_ids, IN_LIST):
+        connection.execute(
+            sa.delete(second_verdicts).where(
+                second_verdicts.c.source == source, second_verdicts.c.image_id.in_(ids)
             )
         )
-        for face_id, model, digest in current:
-            if digests.get(model) == digest:
-                have.setdefault(face_id, set()).add(model)
-            elif model in digests:
-                outdated.add(face_id)
-    return [
-        WaitingFace(
-            face_id,
-            png,
-            tuple(name for name in digests if name not in have.get(face_id, ())),
-            face_id in outdated,
-        )
-        for face_id, png in rows
-    ]
 
 
-@contextmanager
-def leasing(engine: sa.Engine) -> Iterator[sa.Connection]:
-    """A PostgreSQL session without an open transaction, for `lease_faces` and `release_faces`. Leases end with it."""
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        try:
-            yield connection
-        finally:
-            # The connection goes back to the pool and would keep the leases.
-            if not connection.invalidated:
-                connection.execute(sa.select(sa.func.pg_advisory_unlock_all()))
-
-
-def lease_faces(
-    session: sa.Connection, queue: EmbeddingQueue, after: int, limit: int
-) -> tuple[list[WaitingFace], list[int]]:
-    """As `waiting_faces`, but leases the faces until `release_faces` and skips those that another worker has leased.
-
-    `session` is one of `leasing`. Returns the faces and the leased ids. Another worker may just have finished some of
-    the ids, which then have no face in the list. There are no ids when other workers have leased all waiting faces. A
-    lease is an advisory lock, so it ends with the connection of its worker. It does not lock a row.
-    """
-    waiting = (
-        sa.select(faces.c.face_id)
-        .join(aligned_crops, aligned_crops.c.face_id == faces.c.face_id)
-        .where(faces.c.face_id > after, _of_queue(queue), _lacks_vectors(queue.digests))
-        .order_by(faces.c.face_id)
-        # OFFSET is an optimisation fence: the locks are taken in the order of the ids, and at most `limit` of them.
-        .offset(0)
-        .subquery()
-    )
-    free = (
-        sa.select(waiting.c.face_id)
-        .where(sa.func.pg_try_advisory_lock(_LEASES, waiting.c.face_id))
-        .limit(limit)
-    )
-    leased = list(session.scalars(free))
-    if not leased:
-        return [], []
-    # Reads again, to see what other workers have committed since the search began.
-    return waiting_faces(session, queue, after, limit, among=leased), leased
-
-
-def release_faces(session: sa.Connection, leased: Sequence[int]) -> None:
-    """Ends leases. Call it after the vectors of the faces are committed."""
-    for face_id in leased:
-        session.execute(sa.select(sa.func.pg_advisory_unlock(_LEASES, face_id)))
-
-
-def store_vectors(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Stores embeddings; each replaces the one of the same face and model.
-
-    Embeddings of a face that was removed, or that another transaction is removing, are left out.
-    """
-    present: set[int] = set()
-    for ids in batched(sorted({row["face_id"] for row in rows}), IN_LIST):
-        query = sa.select(faces.c.face_id).where(faces.c.face_id.in_(ids))
-        # Another transaction that removes one of the faces waits until its vectors are stored. SQLite has one writer.
-        present.update(connection.scalars(query.with_for_update(key_share=True, read=True, skip_locked=True)))
-    upsert(connection, embeddings, [row for row in rows if row["face_id"] in present])
-
-
-def drop_crops(connection: sa.Connection, face_ids: Sequence[int]) -> None:
-    """Removes the crops of faces."""
-    for ids in batched(face_ids, IN_LIST):
-        connection.execute(sa.delete(aligned_crops).where(aligned_crops.c.face_id.in_(ids)))
-
-
-def drop_embedded_crops(connection: sa.Connection, queue: EmbeddingQueue) -> int:
-    """Removes the crops of faces that have a vector of every model of the queue. Returns their number."""
-    complete = sa.exists().where(
-        faces.c.face_id == aligned_crops.c.face_id, _of_queue(queue), ~_lacks_vectors(queue.digests)
-    )
-    return connection.execute(sa.delete(aligned_crops).where(complete)).rowcount
-
-
-def count_crops(connection: sa.Connection, source: str) -> int:
-    """The number of stored crops of a source's faces."""
-    of_source = sa.exists().where(faces.c.face_id == aligned_crops.c.face_id, faces.c.source == source)
-    return connection.scalar(sa.select(sa.func.count()).select_from(aligned_crops).where(of_source)) or 0
+def store_second_verdicts(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Stores verdicts of the second pack; each replaces the one on the same image."""
+    upsert(connection, second_verdicts, rows)

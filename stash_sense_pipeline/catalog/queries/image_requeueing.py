@@ -10,11 +10,12 @@ from typing import Any
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.key_filters import IN_LIST
-from stash_sense_pipeline.catalog.queries.images import ImageState
+from stash_sense_pipeline.catalog.queries.images import ImageState, waits_for_look
 from stash_sense_pipeline.catalog.schema import (
     aligned_crops,
     embeddings,
     faces,
+    second_verdicts,
     source_images,
 )
 from stash_sense_pipeline.catalog.upsert import batched
@@ -102,6 +103,15 @@ def reopen_without_crop(connection: sa.Connection, source: str, digests: Mapping
 
     `digests`: models, name → digest. Returns the number of images.
     """
+    done = source_images.c.state == ImageState.DONE
+    incomplete = _without_crop(source, digests, ~faces.c.second)
+    return _reopen(connection, source, sa.and_(done, source_images.c.image_id.in_(incomplete)))
+
+
+def _without_crop(
+    source: str, digests: Mapping[str, str], which: sa.ColumnElement[bool]
+) -> sa.Select[tuple[str]]:
+    """Query for the images of faces that lack a vector of a model and have no crop."""
     of_models = (
         sa.and_(embeddings.c.model == model, embeddings.c.model_digest == digest)
         for model, digest in digests.items()
@@ -112,18 +122,133 @@ def reopen_without_crop(connection: sa.Connection, source: str, digests: Mapping
         .group_by(embeddings.c.face_id)
         .subquery()
     )
-    incomplete = (
+    return (
         sa.select(faces.c.image_id)
         .outerjoin(aligned_crops, aligned_crops.c.face_id == faces.c.face_id)
         .outerjoin(vectors, vectors.c.face_id == faces.c.face_id)
         .where(
             faces.c.source == source,
+            which,
             aligned_crops.c.face_id.is_(None),
             sa.func.coalesce(vectors.c.vectors, 0) < len(digests),
         )
     )
-    done = source_images.c.state == ImageState.DONE
-    return _reopen(connection, source, sa.and_(done, source_images.c.image_id.in_(incomplete)))
+
+
+def seen_by_second(
+    connection: sa.Connection, source: str, image_ids: Sequence[str], detector_digest: str
+) -> set[str]:
+    """Those of the images on which this detector of the second pack has a verdict."""
+    table = second_verdicts.c
+    query = sa.select(table.image_id).where(table.source == source, table.detector_digest == detector_digest)
+    return {
+        image_id
+        for ids in batched(image_ids, IN_LIST)
+        for image_id in connection.scalars(query.where(table.image_id.in_(ids)))
+    }
+
+
+def second_rejections(connection: sa.Connection, source: str, detector_digest: str) -> list[RejectionGroup]:
+    """The numbers of images of a source that this detector, of the second pack, rejected, by rules and reason."""
+    table = second_verdicts.c
+    rows = connection.execute(
+        sa.select(table.judged_by, table.reason, sa.func.count())
+        .where(
+            table.source == source,
+            table.detector_digest == detector_digest,
+            table.state == ImageState.REJECTED,
+        )
+        .group_by(table.judged_by, table.reason)
+        .order_by(table.judged_by, table.reason)
+    )
+    return [RejectionGroup(*row) for row in rows]
+
+
+def drop_second_rejections(connection: sa.Connection, source: str, group: RejectionGroup) -> None:
+    """Removes the second pack's verdicts of one group, so that it looks at these images again."""
+    table = second_verdicts.c
+    connection.execute(
+        sa.delete(second_verdicts).where(
+            table.source == source,
+            table.state == ImageState.REJECTED,
+            table.judged_by == group.judged_by,
+            table.reason == group.reason,
+        )
+    )
+
+
+def drop_second_without_crop(connection: sa.Connection, source: str, digests: Mapping[str, str]) -> None:
+    """Removes the second pack's verdicts on images with a face that lacks a vector of a model and has no crop."""
+    incomplete = _without_crop(source, digests, faces.c.second)
+    table = second_verdicts.c
+    connection.execute(
+        sa.delete(second_verdicts).where(table.source == source, table.image_id.in_(incomplete))
+    )
+
+
+def _lacks_second(detector_digest: str, seen: Collection[str]) -> sa.ColumnElement[bool]:
+    """Condition: the first pack has seen the picture, and this detector of the second pack has not.
+
+    `seen`: the reasons of rejections by a detector. A claimed face, of a picture that was not fetched, does not count.
+    """
+    table = second_verdicts.c
+    image = source_images.c
+    return sa.and_(
+        sa.or_(
+            image.state == ImageState.DONE,
+            sa.and_(image.state == ImageState.REJECTED, image.reason.in_(seen)),
+        ),
+        image.sha256.is_not(None),
+        image.detector_digest.is_not(None),
+        ~sa.exists().where(
+            table.source == image.source,
+            table.image_id == image.image_id,
+            table.detector_digest == detector_digest,
+        ),
+    )
+
+
+def queue_second_looks(
+    connection: sa.Connection, source: str, detector_digest: str, seen: Collection[str], now: datetime
+) -> int:
+    """Makes images due that the second pack's detector has not seen. They keep the first pack's verdict and face.
+
+    `seen`: the reasons of rejections by a detector. Returns the number of images that were not due before.
+    """
+    result = connection.execute(
+        sa.update(source_images)
+        .where(
+            source_images.c.source == source,
+            source_images.c.next_attempt_at.is_(None),
+            _lacks_second(detector_digest, seen),
+        )
+        .values(next_attempt_at=now, attempts=0, refusals=0)
+    )
+    return result.rowcount
+
+
+def cancel_second_looks(
+    connection: sa.Connection, source: str, but: sa.ColumnElement[bool] | None = None
+) -> None:
+    """Makes images not due that were due for a second pack only. For a run without one. `but`: images that stay due."""
+    connection.execute(
+        sa.update(source_images)
+        .where(source_images.c.source == source, waits_for_look(), *(() if but is None else (~but,)))
+        .values(next_attempt_at=None, attempts=0, refusals=0)
+    )
+
+
+def count_second_backlog(
+    connection: sa.Connection, detector_digest: str, seen: Collection[str]
+) -> dict[str, int]:
+    """By source, the number of images that must be fetched once more for the second pack."""
+    rows = connection.execute(
+        sa.select(source_images.c.source, sa.func.count())
+        .where(_lacks_second(detector_digest, seen))
+        .group_by(source_images.c.source)
+        .order_by(source_images.c.source)
+    )
+    return {row[0]: row[1] for row in rows}
 
 
 def _reopen(connection: sa.Connection, source: str, which: sa.ColumnElement[bool]) -> int:

@@ -19,6 +19,10 @@ from stash_sense_pipeline.catalog.schema import (
 )
 from stash_sense_pipeline.catalog.upsert import batched
 
+# Equal for copies of one picture.
+_PICTURE = sa.func.coalesce(
+    source_images.c.picture_hash, source_images.c.source + "/" + source_images.c.image_id
+)
 _FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 
 
@@ -53,7 +57,7 @@ class LedgerImage:
     """One image of a source. `due`: it may be fetched now. `owners`: the live records that list it.
 
     `picture_hash` and `sha256`: the perceptual hash and the digest of the bytes, once it is done. `refusals`: the number
-    of days on which it was refused.
+    of days on which it was refused. `looks_again`: it is due for the second pack or for tattoos only.
     """
 
     image_id: str
@@ -67,11 +71,19 @@ class LedgerImage:
     picture_hash: str | None
     sha256: str | None = None
     refusals: int = 0
+    looks_again: bool = False
 
 
 def _due(now: datetime) -> sa.ColumnElement[bool]:
-    """Condition: the image may be fetched now. An image that is done has a next attempt only when its face is claimed."""
+    """Condition: the image may be fetched now. One that is done is due only to be seen, or to be searched for tattoos."""
     return sa.or_(source_images.c.state == ImageState.PENDING, source_images.c.next_attempt_at <= now)
+
+
+def waits_for_look() -> sa.ColumnElement[bool]:
+    """Condition: the first pack has judged the image by its bytes, and it has a next attempt for something else."""
+    known = (source_images.c.sha256, source_images.c.detector_digest, source_images.c.next_attempt_at)
+    judged = source_images.c.state.in_([ImageState.DONE, ImageState.REJECTED])
+    return sa.and_(judged, *(column.is_not(None) for column in known))
 
 
 def _of_image() -> sa.ColumnElement[bool]:
@@ -149,12 +161,9 @@ def completed_performers(
     faces follow, so that a run that ends early leaves the same images to the next one.
     """
     times: dict[str, dict[str, datetime]] = {source_id: {} for source_id in source_ids}
-    picture = sa.func.coalesce(
-        source_images.c.picture_hash, source_images.c.source + "/" + source_images.c.image_id
-    )
     for ids in batched(source_ids, IN_LIST):
         own = (
-            sa.select(performer_images.c.source_id, picture, source_images.c.processed_at)
+            sa.select(performer_images.c.source_id, _PICTURE, source_images.c.processed_at)
             .join(source_images, _of_image())
             .where(
                 performer_images.c.source == source,
@@ -162,7 +171,7 @@ def completed_performers(
                 source_images.c.state == ImageState.DONE,
             )
         )
-        elsewhere = _done_elsewhere(source, picture, source_images.c.processed_at).where(
+        elsewhere = _done_elsewhere(source, _PICTURE, source_images.c.processed_at).where(
             identity_members.c.source_id.in_(ids)
         )
         for query in (own, elsewhere):
@@ -223,10 +232,7 @@ def _legacy_rank(images: int, legacy_faces: int | None, legacy_images: int | Non
 
 def _faces_elsewhere(connection: sa.Connection, source: str) -> dict[str, int]:
     """By source_id, the number of pictures with a face that records of the same identity have in other sources."""
-    picture = sa.func.coalesce(
-        source_images.c.picture_hash, source_images.c.source + "/" + source_images.c.image_id
-    )
-    elsewhere = _done_elsewhere(source, sa.func.count(picture.distinct())).group_by(
+    elsewhere = _done_elsewhere(source, sa.func.count(_PICTURE.distinct())).group_by(
         identity_members.c.source_id
     )
     return {row[0]: row[1] for row in connection.execute(elsewhere)}
@@ -284,6 +290,7 @@ def images_of(
                 source_images.c.processed_at,
                 source_images.c.first_seen_at,
                 _due(now).label("due"),
+                waits_for_look().label("looks_again"),
             )
             .join(source_images, _of_image())
             .where(performer_images.c.source == source, performer_images.c.source_id.in_(ids))
@@ -304,6 +311,7 @@ def images_of(
                     picture_hash=row.picture_hash,
                     sha256=row.sha256,
                     refusals=row.refusals,
+                    looks_again=bool(row.looks_again),
                 )
             listed[row.source_id].append(known[row.image_id])
     for images in listed.values():

@@ -17,6 +17,8 @@ from stash_sense_pipeline.catalog.schema import (
     identity_members,
     performer_images,
     source_performers,
+    tattoo_detections,
+    tattoo_embeddings,
     trusted_faces,
 )
 from stash_sense_pipeline.catalog.transactions import reading
@@ -60,6 +62,19 @@ def newest_embeddings(engine: sa.Engine, source: str) -> Rows:
         .join(faces, faces.c.face_id == table.face_id)
         .where(faces.c.source == source)
         .order_by(table.face_id.desc(), table.model)
+    )
+    return _first(engine, query)
+
+
+def newest_tattoos(engine: sa.Engine, source: str) -> Rows:
+    """The tattoos of a source's newest faces with tattoos, and whether they have a vector."""
+    table = tattoo_detections.c
+    embedded = sa.exists().where(tattoo_embeddings.c.tattoo_id == table.tattoo_id).label("embedded")
+    query = (
+        sa.select(table.tattoo_id, table.confidence, table.location_hint, embedded)
+        .join(faces, faces.c.face_id == table.face_id)
+        .where(faces.c.source == source)
+        .order_by(table.tattoo_id.desc())
     )
     return _first(engine, query)
 

@@ -77,12 +77,14 @@ def source_status(engine: sa.Engine, sources: Sequence[str], threshold: int) -> 
         for source, state, count in connection.execute(per_state):
             images[source][state] = count
         complete = _complete_by_source(connection, threshold)
-        found = _count_by_source(connection, sa.select(faces.c.source, sa.func.count()))
+        found = _count_by_source(
+            connection, sa.select(faces.c.source, sa.func.count()).where(~faces.c.second)
+        )
         embedded = _count_by_source(
             connection,
-            sa.select(faces.c.source, sa.func.count(embeddings.c.face_id.distinct())).join(
-                embeddings, embeddings.c.face_id == faces.c.face_id
-            ),
+            sa.select(faces.c.source, sa.func.count(embeddings.c.face_id.distinct()))
+            .join(embeddings, embeddings.c.face_id == faces.c.face_id)
+            .where(~faces.c.second),
         )
         claims = face_origins(connection)
         rows = []
@@ -119,15 +121,15 @@ def source_status(engine: sa.Engine, sources: Sequence[str], threshold: int) -> 
 
 
 def face_counts(engine: sa.Engine, source: str) -> tuple[int, int]:
-    """The number of faces of a source, and of those that have an embedding."""
+    """The number of faces that the first pack has of a source, and of those that have an embedding."""
     embedded = (
         sa.select(sa.func.count(embeddings.c.face_id.distinct()))
         .join(faces, faces.c.face_id == embeddings.c.face_id)
-        .where(faces.c.source == source)
+        .where(faces.c.source == source, ~faces.c.second)
     )
     with reading(engine) as connection:
         every = connection.scalar(
-            sa.select(sa.func.count()).select_from(faces).where(faces.c.source == source)
+            sa.select(sa.func.count()).select_from(faces).where(faces.c.source == source, ~faces.c.second)
         )
         return every or 0, connection.scalar(embedded) or 0
 
@@ -164,7 +166,10 @@ def _faces_of_performers() -> sa.Subquery:
         .outerjoin(
             performer_images, sa.and_(image.source == member.source, image.source_id == member.source_id)
         )
-        .outerjoin(faces, sa.and_(faces.c.source == image.source, faces.c.image_id == image.image_id))
+        .outerjoin(
+            faces,
+            sa.and_(faces.c.source == image.source, faces.c.image_id == image.image_id, ~faces.c.second),
+        )
         .group_by(member.performer_id)
         .subquery()
     )

@@ -33,6 +33,7 @@ from stash_sense_pipeline.deployment.readiness.setup_checks import (
     check_contact,
     check_overrides,
     check_pack,
+    check_second,
     check_sources_file,
 )
 from stash_sense_pipeline.deployment.readiness.source_checks import (
@@ -40,6 +41,7 @@ from stash_sense_pipeline.deployment.readiness.source_checks import (
     check_resting,
     check_unasked,
 )
+from stash_sense_pipeline.deployment.readiness.tattoo_check import check_tattoos
 from stash_sense_pipeline.deployment.shipped_files import shipped_file
 from stash_sense_pipeline.faces.models.onnx_sessions import Device
 from stash_sense_pipeline.foundation.errors import ConfigurationError
@@ -113,12 +115,14 @@ def examine(environment: Environment, home: Path, gpus: int, scope: Scope) -> Re
             environment.models_dir,
             real_sources=any(source.needs_contact for source in settings.enabled),
         ),
+        check_second(settings, environment, has_catalog=state is CatalogState.CURRENT),
         check_device(Device(environment.device), runs_elsewhere=elsewhere),
         check_data_dir(environment.data_dir),
         check_disk(free_bytes(environment.data_dir), estimate.disk_bytes if estimate else None),
         check_clock([probe.server_ahead for probe in asked.probes if probe.server_ahead is not None]),
         catalog,
         check_overrides(environment, has_catalog=state is CatalogState.CURRENT),
+        check_tattoos(settings, environment, has_catalog=state is CatalogState.CURRENT),
     ]
     if scope.history:
         ready = state in (CatalogState.CURRENT, CatalogState.OLDER)

@@ -6,8 +6,10 @@ from pathlib import Path
 
 from stash_sense_pipeline.catalog.bounded_reads import ShortReads
 from stash_sense_pipeline.catalog.engine import CatalogState, catalog_state, unchanging_engine
+from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.deployment.readiness.check import Check, State, check_of_error
 from stash_sense_pipeline.faces.models.model_packs import load_pack
+from stash_sense_pipeline.faces.requeue import load_second_pack, second_backlog
 from stash_sense_pipeline.foundation.errors import CatalogError, ConfigurationError, ModelPackError
 from stash_sense_pipeline.identity.linkage.overrides import load_overrides
 from stash_sense_pipeline.identity.override_resolution import refused_overrides
@@ -55,6 +57,36 @@ def check_pack(name_or_path: str, models_dir: Path, *, real_sources: bool) -> Ch
             "set STASH_SENSE_MODEL_PACK to another pack",
         )
     return Check("model pack", State.OK, f"{pack.name}, {1 + len(pack.embedders)} networks verified")
+
+
+def check_second(settings: Settings, environment: Environment, *, has_catalog: bool) -> Check | None:
+    """Says how many pictures wait for the second pack; a problem when it cannot be used; None without a second pack."""
+    wanted = settings.global_.second_pack
+    if not wanted:
+        return None
+    try:
+        first = load_pack(environment.model_pack, environment.models_dir)
+        second = load_second_pack(wanted, environment.models_dir, first)
+    except ModelPackError as error:
+        return check_of_error("second pack", error, f"`stash-sense models pull {wanted}`, or leave it empty")
+    assert second is not None
+    found = f"{second.name}, {1 + len(second.embedders)} networks verified"
+    if not has_catalog:
+        return Check("second pack", State.OK, found)
+    engine = unchanging_engine(environment.catalog_url)
+    try:
+        with reading(engine) as connection:
+            waiting = second_backlog(connection, second)
+    finally:
+        engine.dispose()
+    of_source = [
+        f"{waiting[source.name]} of {source.name} (about {waiting[source.name] / source.rate_limit / 60:.1f} h)"
+        for source in settings.enabled
+        if source.name in waiting
+    ]
+    if of_source:
+        found = f"{found}; pictures that will be fetched once more: {', '.join(of_source)}"
+    return Check("second pack", State.OK, found)
 
 
 def check_overrides(environment: Environment, *, has_catalog: bool) -> Check | None:

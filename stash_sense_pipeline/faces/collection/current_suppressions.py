@@ -54,4 +54,5 @@ class CurrentSuppressions:
             self.covers_url(verdict.image.ledger.url)
             or (verdict.sha256 is not None and self.covers_image(verdict.sha256))
             or self.covers_face(verdict.face)
+            or (verdict.second is not None and self.covers_face(verdict.second.face))
         )

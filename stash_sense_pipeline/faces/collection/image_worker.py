@@ -62,7 +62,11 @@ class ImageWorker:
         verdict = await self._verdict(image, as_evidence)
         if verdict is None:
             return False
+        if image.ledger.looks_again:
+            verdict = self.failures.of_second_look(verdict)
         picture = verdict.face.picture_hash if verdict.face is not None else None
+        if verdict.kept:
+            picture = image.ledger.picture_hash
         self.schedule.settle(image, verdict.state is ImageState.DONE, picture)
         await self.batches.add(verdict)
         return True
@@ -94,9 +98,14 @@ class ImageWorker:
         assert known is not None
         if known.reason in SPOILED:
             return self.failures.spoiled(image, str(known.reason), known.sha256)
-        if known.state is ImageState.REJECTED:
+        faceless = known.second is None or known.second.face is None
+        if known.sha256 is None or (
+            known.state is ImageState.REJECTED
+            and faceless
+            and not known.kept
+            and not image.ledger.looks_again
+        ):
             return replace(known, image=image, reused=True)
-        assert known.sha256 is not None
         digest = known.sha256
         # The catalog thread works in order: the first verdict is stored before this one is looked up.
         await self.batches.flush()
@@ -147,6 +156,9 @@ class ImageWorker:
             return self._after_error(image, error)
         if host is not None:
             self._note_verdict(host, url, verdict)
+        if verdict.to_search:
+            judged = verdict
+            verdict = await self.context.threads.in_search(lambda: self.judge.with_tattoos(judged, data))
         if shared is not None:
             shared.verdict = replace(verdict, face=None)
         return verdict

@@ -19,7 +19,8 @@ class RunCounts:
     """Counts of committed verdicts, and of requests.
 
     `first_asked` counts images with an answer that were not refused before. `evidence` counts requests that only test
-    a host. `unreached` counts images without a connection.
+    a host. `unreached` counts images without a connection. `second_faces` counts faces of the second pack,
+    `second_looks` images that were requested only for it.
     """
 
     fetched: int = 0
@@ -29,11 +30,17 @@ class RunCounts:
     done: int = 0
     reused: int = 0
     gone: int = 0
+    second_faces: int = 0
+    second_looks: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)
 
     def add(self, verdict: ImageVerdict) -> None:
-        """Counts a committed verdict. A postponed image counts nowhere."""
+        """Counts a committed verdict. A postponed image counts nowhere, a look for the second pack only as such."""
+        self.second_faces += verdict.second is not None and verdict.second.face is not None
+        if verdict.kept:
+            self.second_looks += not verdict.postponed
+            return
         self.reused += verdict.reused
         if verdict.face is not None:
             self.done += 1
@@ -47,7 +54,7 @@ class RunCounts:
     @property
     def verdicts(self) -> int:
         """All committed verdicts."""
-        return self.done + self.gone + self.rejected.total() + self.failed.total()
+        return self.done + self.gone + self.rejected.total() + self.failed.total() + self.second_looks
 
 
 class RunEnd:

@@ -8,8 +8,9 @@ from datetime import datetime, timedelta
 
 from stash_sense_pipeline.catalog.queries.faces import StoredFace
 from stash_sense_pipeline.catalog.queries.images import ImageState
+from stash_sense_pipeline.catalog.queries.tattoos.scans import TattooScan
 from stash_sense_pipeline.faces.collection.image_refusals import next_look, next_night
-from stash_sense_pipeline.faces.extraction.rejection_reasons import Reason
+from stash_sense_pipeline.faces.extraction.rejection_reasons import SEEN, SPOILED, Reason
 from stash_sense_pipeline.faces.image_schedule import ScheduledImage
 from stash_sense_pipeline.foundation.errors import BodyTooLargeError, Outcome, SourceError
 
@@ -18,12 +19,23 @@ _RETRY_FACTOR = 4
 
 
 @dataclass(frozen=True)
+class SecondVerdict:
+    """The verdict of the second pack on an image that the first pack has judged: a face, or why there is none."""
+
+    reason: str | None = None
+    face: StoredFace | None = None
+
+
+@dataclass(frozen=True)
 class ImageVerdict:
     """The new state of an image, its reason, and its face.
 
     `judged`: the acceptance criteria decided. `reused`: taken from another image with the same bytes. `refused`: the
     source refused the image; refusals are counted at the end of the run, when their number is known. `postponed`: the
-    image was not requested, because its host is down.
+    image was not requested, because its host is down. `second`: what the second pack found. `kept`: the image was looked
+    at for the second pack or for tattoos only, and what the first pack found stays. `scan`: the tattoos that such a look
+    found. `to_search`: the picture must still be searched for tattoos. `given_up`: such a look was never had, and is not
+    tried again.
     """
 
     image: ScheduledImage
@@ -39,20 +51,42 @@ class ImageVerdict:
     refusals: int = 0
     refused: bool = False
     postponed: bool = False
+    second: SecondVerdict | None = None
+    kept: bool = False
+    scan: TattooScan | None = None
+    to_search: bool = False
+    given_up: bool = False
 
     @property
     def is_final(self) -> bool:
-        """True when the image has no face and no later attempt is planned."""
+        """True when the image has no face of the first pack and no later attempt is planned."""
         return (
             self.state in (ImageState.REJECTED, ImageState.GONE)
             and not self.refused
             and self.next_attempt_at is None
+            and not self.kept
         )
+
+    @property
+    def is_seen(self) -> bool:
+        """True when the detector of the first pack has seen the picture, now or before."""
+        return self.kept or self.face is not None or self.reason in SEEN
+
+    @property
+    def picture_hash(self) -> str | None:
+        """The perceptual hash of the picture of which a pack has a face."""
+        faces = (self.face, self.second.face if self.second is not None else None)
+        return next((face.picture_hash for face in faces if face is not None), None)
 
 
 def suppressed(image: ScheduledImage) -> ImageVerdict:
     """The verdict on an image that must not be stored."""
     return ImageVerdict(image, ImageState.REJECTED, Reason.SUPPRESSED)
+
+
+def kept(image: ScheduledImage, sha256: str) -> ImageVerdict:
+    """The verdict on an image that came with the bytes that the first pack has judged."""
+    return ImageVerdict(image, image.ledger.state, sha256=sha256, kept=True)
 
 
 def is_first_request(image: ScheduledImage) -> bool:
@@ -118,6 +152,31 @@ class FailureVerdicts:
             next_attempt_at=next_night(self._clock()),
             refusals=ledger.refusals,
             postponed=True,
+        )
+
+    def of_second_look(self, verdict: ImageVerdict) -> ImageVerdict:
+        """The verdict on an image that was requested for a look: without new bytes, that of the first pack stays.
+
+        A look that cannot be had is tried again as for a failed image, and at last given up.
+        """
+        ledger = verdict.image.ledger
+        is_new = verdict.judged and verdict.reason not in SPOILED and verdict.sha256 != ledger.sha256
+        if verdict.kept or verdict.reason == Reason.SUPPRESSED or (is_new and verdict.sha256 is not None):
+            return verdict
+        refusals, later = verdict.refusals, verdict.next_attempt_at
+        if verdict.refused:
+            refusals += 1
+            later = next_look(refusals, self._clock())
+        return ImageVerdict(
+            verdict.image,
+            ledger.state,
+            attempts=verdict.attempts,
+            next_attempt_at=later,
+            refusals=refusals,
+            postponed=verdict.postponed,
+            second=SecondVerdict(verdict.reason) if later is None else None,
+            kept=True,
+            given_up=later is None,
         )
 
     def _refused(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from stash_sense_pipeline.catalog.queries.faces import StoredFace
 from stash_sense_pipeline.faces.extraction.align import blur_measure, norm_crop, roll_degrees, yaw_degrees
-from stash_sense_pipeline.faces.extraction.decode import DecodeLimits
+from stash_sense_pipeline.faces.extraction.decode import DecodedImage, DecodeLimits
 from stash_sense_pipeline.faces.extraction.decode_process import ImageDecoder
 from stash_sense_pipeline.faces.extraction.quality import (
     Filters,
@@ -20,9 +21,19 @@ from stash_sense_pipeline.faces.extraction.quality import (
 )
 from stash_sense_pipeline.faces.extraction.rejection_reasons import Reason, Rejected
 from stash_sense_pipeline.faces.models.detector import DetectedFace, Detector
+from stash_sense_pipeline.faces.models.face_finder import FaceFinder
 from stash_sense_pipeline.faces.models.model_packs import ModelPack
 from stash_sense_pipeline.foundation.errors import CatalogError
 from stash_sense_pipeline.records.perceptual_hash import picture_hash
+
+
+@dataclass(frozen=True)
+class ExtractedFace:
+    """The face of a picture, ready to be stored. `faces`: how many the detector found. `picture`: width and height."""
+
+    face: StoredFace
+    faces: int
+    picture: tuple[int, int]
 
 
 class FaceExtractor:
@@ -32,41 +43,50 @@ class FaceExtractor:
         self, pack: ModelPack, detector: Detector, filters: Filters, single_face: bool, limits: DecodeLimits
     ) -> None:
         self._pack = pack
-        self._detector = detector
+        self._finder = FaceFinder(detector)
         self._filters = filters
         self._single_face = single_face
         self._decoder = ImageDecoder(limits)
 
     def extract(self, data: bytes) -> StoredFace:
-        """The face that an image file contributes, ready to be stored. Raises Rejected with the reason.
+        """The face that an image file contributes, as `face_of`. Raises Rejected with the reason."""
+        return self.face_of(self.decode(data)).face
+
+    def decode(self, data: bytes) -> DecodedImage:
+        """The pixels of an image file. Raises Rejected with the reason."""
+        return self._decoder.decode(data)
+
+    def face_of(self, image: DecodedImage) -> ExtractedFace:
+        """The face that a picture contributes. Raises Rejected with the reason.
 
         Box, landmarks and the sizes in the filters are in pixels of the upright picture at full size, also when the
-        picture was decoded at half its size.
+        picture was decoded at half its size, padded or turned. The filters and the yaw see the turned face.
         """
-        image = self._decoder.decode(data)
-        rgb = image.rgb
         check_image_size(*image.size, self._filters)
-        detected = [_at_full_size(face, image.reduction) for face in self._detector.detect(rgb)]
+        found = self._finder.find(image.rgb)
+        detected = [_at_full_size(face, image.reduction) for face in found.faces]
         choice = choose_face(detected, self._filters, self._single_face)
         face = choice.face
         try:
-            crop = norm_crop(rgb, face.landmarks / image.reduction)
+            crop = norm_crop(found.pixels, face.landmarks / image.reduction)
         except ValueError as error:
             raise Rejected(Reason.BAD_LANDMARKS) from error
         yaw, blur = yaw_degrees(face.landmarks), blur_measure(crop)
+        shown = _at_full_size(found.in_picture(found.faces[choice.index]), image.reduction)
         columns: dict[str, Any] = {
             "face_index": choice.index,
             "detection_confidence": face.confidence,
-            **dict(zip(("x1", "y1", "x2", "y2"), map(float, face.box), strict=True)),
-            "landmarks": np.asarray(face.landmarks, dtype="<f4").tobytes(),
+            **dict(zip(("x1", "y1", "x2", "y2"), map(float, shown.box), strict=True)),
+            "landmarks": np.asarray(shown.landmarks, dtype="<f4").tobytes(),
             "yaw": yaw,
-            "roll": roll_degrees(face.landmarks),
+            "roll": roll_degrees(shown.landmarks),
             "blur": blur,
             "quality": quality_score(face.confidence, face.side, yaw, blur),
             "pack": self._pack.name,
-            "detector_digest": self._pack.detector.digest,
+            "detector_digest": self._pack.detector.finding_digest,
         }
-        return StoredFace(columns, encode_crop(crop), picture_hash(rgb))
+        stored = StoredFace(columns, encode_crop(crop), picture_hash(image.rgb))
+        return ExtractedFace(stored, len(detected), image.size)
 
 
 def _at_full_size(face: DetectedFace, reduction: int) -> DetectedFace:

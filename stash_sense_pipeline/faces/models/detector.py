@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stash_sense_pipeline.faces.models.model_packs import ChannelOrder, DetectorSpec
+from stash_sense_pipeline.faces.models.model_packs import DetectorSpec
 from stash_sense_pipeline.faces.models.onnx_sessions import Device, open_session, running
+from stash_sense_pipeline.faces.models.pack_fields import ChannelOrder, SecondPass
 from stash_sense_pipeline.foundation.errors import ModelPackError
 
 if TYPE_CHECKING:
@@ -80,10 +81,13 @@ class Detector:
     def detect(self, rgb: NDArray[np.uint8]) -> list[DetectedFace]:
         """The faces of an (H, W, 3) uint8 RGB image, most confident first.
 
-        The first pass is that of the sidecar, and its faces are returned unchanged. When it finds none, a second pass
-        at half the detection size looks for a face that fills the picture; a network of fixed size has no second pass.
+        The first pass is that of the sidecar, and its faces are returned unchanged. When it finds none, and the pack
+        says so, a second pass at half the detection size looks for a face that fills the picture; a network of fixed
+        size has no such pass.
         """
         faces = self._find(rgb, self.spec.input_size)
+        if self.spec.rules.second_pass is not SecondPass.HALF_SIZE:
+            return faces
         smaller = self.spec.input_size // 2 // _STRIDE * _STRIDE
         if faces or not smaller or self._network.static_input_size is not None:
             return faces

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Self
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stash_sense_pipeline.faces.models.model_packs import ChannelOrder, EmbedderSpec, Layout
+from stash_sense_pipeline.faces.models.model_packs import EmbedderSpec
 from stash_sense_pipeline.faces.models.onnx_sessions import Device, open_session, running
+from stash_sense_pipeline.faces.models.pack_fields import ChannelOrder, Layout
 from stash_sense_pipeline.foundation.errors import ModelPackError, StashSenseError
 
 # Batch sizes on CUDA: a few shapes, so that plans and arenas are reused; the rest of the last batch is padding.
@@ -49,7 +50,7 @@ class Embedder:
             ThreadPoolExecutor(threads, thread_name_prefix=f"embed-{name}") if threads > 1 else None
         )
 
-    def __enter__(self) -> Embedder:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -2,47 +2,33 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from enum import StrEnum
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from stash_sense_pipeline.faces.models.pack_checks import PACK_FILE, PACK_NAME, PACK_SUFFIX, check_description
+from stash_sense_pipeline.faces.models.pack_fields import (
+    SIDECAR_RULES,
+    ChannelOrder,
+    DetectionRules,
+    Layout,
+    RollCorrection,
+    SecondPass,
+)
 from stash_sense_pipeline.foundation.errors import ConfigurationError, ModelPackError
 from stash_sense_pipeline.foundation.files import sha256_file
-from stash_sense_pipeline.foundation.yaml_file import KeyPath, YamlFile, read_yaml
+from stash_sense_pipeline.foundation.yaml_file import read_yaml
+
+if TYPE_CHECKING:
+    from stash_sense_pipeline.catalog.queries.tattoos.scans import TattooModels
 
 CROP_SIZE = 112
-
-
-PACK_FILE = "pack.yaml"
-
-_PACK_KEYS = ("name", "licence", "detector", "embedders", "flip_averaging", "demo", "description")
-_FILE_KEYS = ("file", "sha256", "bytes", "url", "member")
-_DETECTOR_KEYS = (*_FILE_KEYS, "kind", "input_size", "channel_order", "threshold")
-_EMBEDDER_KEYS = (*_FILE_KEYS, "input_size", "layout", "mean", "std", "dim", "channel_order", "optional")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_EMBEDDER_NAME = re.compile(r"[a-z][a-z0-9_]*")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-# The coarsest stride of SCRFD: the feature maps have whole cells only at multiples of it.
-_SCRFD_STRIDE = 32
-
-
-class ChannelOrder(StrEnum):
-    """Order of the colour channels in the input of a network's class."""
-
-    RGB = "rgb"
-    BGR = "bgr"
-
-
-class Layout(StrEnum):
-    """Order of the axes of an embedder's input after the batch: height, width, channels, or channels first."""
-
-    NHWC = "nhwc"
-    NCHW = "nchw"
+# The roles of the networks for tattoos begin with this. They are always optional.
+TATTOO_ROLE = "tattoo."
 
 
 @dataclass(frozen=True)
@@ -57,6 +43,17 @@ class DetectorSpec:
     input_size: int
     channel_order: ChannelOrder
     threshold: float
+    rules: DetectionRules = SIDECAR_RULES
+
+    @property
+    def finding_digest(self) -> str:
+        """What the catalog calls the detector of a face: faces with another digest were found another way.
+
+        With the default rules it is the SHA-256 of the network, else that of the network's digest and the rules.
+        """
+        if not self.rules.text:
+            return self.digest
+        return hashlib.sha256(f"{self.digest} {self.rules.text}".encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -76,9 +73,55 @@ class EmbedderSpec:
     channel_order: ChannelOrder = ChannelOrder.RGB
 
 
+# What the layers of a YOLOv5m take on a core with AVX-512. Larger and smaller ones do as many operations for each weight.
+_SEARCH_SECONDS_A_BYTE = 0.5 / 84e6
+
+
+@dataclass(frozen=True)
+class TattooDetectorSpec:
+    """A YOLOv5 with one class. `input_size` is the side of its square input in pixels, RGB, values 0..1."""
+
+    path: Path
+    digest: str
+    input_size: int
+
+    @property
+    def search_seconds(self) -> float:
+        """The seconds of one core that the search of a picture takes, estimated from the size of the network."""
+        return self.path.stat().st_size * _SEARCH_SECONDS_A_BYTE
+
+
+@dataclass(frozen=True)
+class TattooEmbedderSpec:
+    """A network that maps a crop of 224 x 224 pixels, RGB, channels first, in ImageNet's normalisation, to `dim` numbers."""
+
+    path: Path
+    digest: str
+    dim: int
+
+
+@dataclass(frozen=True)
+class TattooNetworks:
+    """The two networks for tattoos of a pack."""
+
+    detector: TattooDetectorSpec
+    embedder: TattooEmbedderSpec
+
+    @property
+    def models(self) -> TattooModels:
+        """Their digests."""
+        # Imported here, because a pack is read by processes that need no database.
+        from stash_sense_pipeline.catalog.queries.tattoos.scans import TattooModels
+
+        return TattooModels(self.detector.digest, self.embedder.digest)
+
+
 @dataclass(frozen=True)
 class ModelPack:
-    """One verified pack. `demo` marks a pack that recognises no real people."""
+    """One verified pack. `demo` marks a pack that recognises no real people.
+
+    `tattoo` is None for a pack without networks for tattoos, and while tattoos are not collected.
+    """
 
     name: str
     licence: str
@@ -87,6 +130,18 @@ class ModelPack:
     embedders: Mapping[str, EmbedderSpec]
     flip_averaging: bool
     demo: bool
+    tattoo: TattooNetworks | None = None
+
+    def for_tattoos(self, wanted: bool) -> ModelPack:
+        """This pack, without the networks for tattoos when they are not `wanted`. ModelPackError when it lacks them."""
+        if not wanted:
+            return replace(self, tattoo=None)
+        if self.tattoo is None:
+            raise ModelPackError(
+                f"faces.tattoos is true, but the model pack {self.name} has no networks for tattoos here; get them with"
+                f" `stash-sense models pull {self.name} --with-tattoos`, or set faces.tattoos to false"
+            )
+        return self
 
     @property
     def digests(self) -> Mapping[str, str]:
@@ -124,12 +179,13 @@ class PackDescription:
 def load_pack(name_or_path: str, models_dir: Path) -> ModelPack:
     """Loads a pack and verifies its files.
 
-    `name_or_path` is the name of a directory in `models_dir`, or the path of any pack directory. An embedder marked
-    `optional` is left out when its file is missing. Raises ModelPackError when the pack or a file is missing, when a
-    file has another SHA-256 or size than in pack.yaml, or when pack.yaml is invalid.
+    `name_or_path` is the name of a directory in `models_dir`, the path of any pack directory, or the path of a
+    description (a .yaml file) beside its networks. An embedder marked `optional` is left out when its file is missing.
+    Raises ModelPackError when the pack or a file is missing, when a file has another SHA-256 or size than described, or
+    when the description is invalid.
     """
-    directory = _find(name_or_path, models_dir)
-    description = read_description(directory / PACK_FILE)
+    description = read_description(_find(name_or_path, models_dir))
+    directory = description.path.parent
     digests = {entry.role: _verified(directory, entry, name_or_path) for entry in description.files}
     data = description.data
     detector = data["detector"]
@@ -149,10 +205,10 @@ def load_pack(name_or_path: str, models_dir: Path) -> ModelPack:
             )
     if not embedders:
         raise ModelPackError(
-            f"{directory / PACK_FILE}: none of the pack's embedders is there; {_how_to_get(name_or_path)}"
+            f"{description.path}: none of the pack's embedders is there; {_how_to_get(name_or_path)}"
         )
     detector_digest = digests["detector"]
-    assert detector_digest is not None  # only embedders can be optional
+    assert detector_digest is not None  # the detector of faces cannot be optional
     return ModelPack(
         name=description.name,
         licence=description.licence,
@@ -163,10 +219,46 @@ def load_pack(name_or_path: str, models_dir: Path) -> ModelPack:
             input_size=detector["input_size"],
             channel_order=ChannelOrder(detector.get("channel_order", "rgb")),
             threshold=float(detector.get("threshold", 0.5)),
+            rules=_rules(detector),
         ),
         embedders=MappingProxyType(embedders),
         flip_averaging=data.get("flip_averaging", True),
         demo=data.get("demo", False),
+        tattoo=_tattoo_networks(description, digests),
+    )
+
+
+def _tattoo_networks(
+    description: PackDescription, digests: Mapping[str, str | None]
+) -> TattooNetworks | None:
+    """The networks for tattoos; None when the pack describes none, or neither of them is there."""
+    section, directory = description.data.get("tattoo"), description.path.parent
+    if section is None:
+        return None
+    detector, embedder = section["detector"], section["embedder"]
+    found, embedded = digests["tattoo.detector"], digests["tattoo.embedder"]
+    if found is None and embedded is None:
+        return None
+    if found is None or embedded is None:
+        missing = detector if found is None else embedder
+        raise ModelPackError(
+            f"{directory / missing['file']}: is missing, but the other network for tattoos is there; get both with"
+            f" `stash-sense models pull {description.name} --with-tattoos`, or remove both"
+        )
+    return TattooNetworks(
+        TattooDetectorSpec(directory / detector["file"], found, detector["input_size"]),
+        TattooEmbedderSpec(directory / embedder["file"], embedded, embedder["dim"]),
+    )
+
+
+def _rules(detector: Mapping[str, Any]) -> DetectionRules:
+    roll = detector.get("roll_correction")
+    return DetectionRules(
+        second_pass=SecondPass(detector.get("second_pass", SecondPass.HALF_SIZE)),
+        padding=float(detector.get("padding", 0)),
+        roll=None
+        if roll is None
+        else RollCorrection(float(roll["from_degrees"]), float(roll["accept_below"]), roll["tries"]),
     )
 
 
@@ -174,13 +266,14 @@ def read_description(path: Path) -> PackDescription:
     """Reads and checks a pack.yaml, but not the networks. Raises ModelPackError with line and key of each problem."""
     try:
         file = read_yaml(path)
-        _check(file)
+        check_description(file)
         file.raise_problems()
     except ConfigurationError as error:
         raise ModelPackError(str(error)) from error
     data = file.data
     bodies = {"detector": data["detector"]}
     bodies |= {f"embedders.{name}": body for name, body in data["embedders"].items()}
+    bodies |= {f"{TATTOO_ROLE}{name}": body for name, body in data.get("tattoo", {}).items()}
     files = tuple(
         PackFile(
             role=role,
@@ -189,7 +282,7 @@ def read_description(path: Path) -> PackDescription:
             size=body.get("bytes"),
             url=body.get("url"),
             member=body.get("member"),
-            optional=body.get("optional", False),
+            optional=body.get("optional", False) or role.startswith(TATTOO_ROLE),
         )
         for role, body in bodies.items()
     )
@@ -209,20 +302,21 @@ def embedder_digests(name_or_path: str, models_dir: Path) -> Mapping[str, str]:
 
 
 def _find(name_or_path: str, models_dir: Path) -> Path:
-    if _NAME.fullmatch(name_or_path) and (models_dir / name_or_path / PACK_FILE).is_file():
-        return models_dir / name_or_path
-    directory = Path(name_or_path).expanduser()
-    if directory.name == PACK_FILE:
-        directory = directory.parent
-    if (directory / PACK_FILE).is_file():
-        return directory
+    """The path of the pack's description."""
+    path = Path(name_or_path).expanduser()
+    places = [path] if path.suffix == PACK_SUFFIX else [path / PACK_FILE]
+    if PACK_NAME.fullmatch(name_or_path):
+        places.insert(0, models_dir / name_or_path / PACK_FILE)
+    for place in places:
+        if place.is_file():
+            return place
     raise ModelPackError(
         f"there is no model pack {name_or_path!r} in {models_dir}; {_how_to_get(name_or_path)}"
     )
 
 
 def _how_to_get(name_or_path: str) -> str:
-    if _NAME.fullmatch(name_or_path):
+    if PACK_NAME.fullmatch(name_or_path):
         return (
             f"get it with `stash-sense models pull {name_or_path}`,"
             " or set STASH_SENSE_MODEL_PACK to a directory with a pack"
@@ -261,140 +355,3 @@ def _digest(path: Path, size: int, modified_ns: int) -> str:
     """The SHA-256 of a file, computed once per process while size and modification time stay the same."""
     del size, modified_ns  # they are only parts of the cache key
     return sha256_file(path)
-
-
-def _check(file: YamlFile) -> None:
-    data = _mapping(file, (), file.data, _PACK_KEYS, required=("name", "licence", "detector", "embedders"))
-    if data is None:
-        return
-    check = _Values(file, (), data).check
-    check("name", _is_pack_name, "letters, digits, ., _ and -")
-    check("licence", _is_text, "a text")
-    check("description", _is_text, "a text")
-    check("flip_averaging", _is_flag, "true or false")
-    check("demo", _is_flag, "true or false")
-    if "detector" in data:
-        _check_detector(file, data["detector"])
-    if "embedders" in data:
-        _check_embedders(file, data["embedders"])
-
-
-def _check_detector(file: YamlFile, body: Any) -> None:
-    path: KeyPath = ("detector",)
-    detector = _mapping(file, path, body, _DETECTOR_KEYS, required=("file", "kind", "input_size"))
-    if detector is None:
-        return
-    _check_file(file, path, detector)
-    check = _Values(file, path, detector).check
-    check("kind", lambda value: value == "scrfd", "scrfd")
-    check(
-        "input_size",
-        lambda value: _is_count(value) and value % _SCRFD_STRIDE == 0,
-        f"a multiple of {_SCRFD_STRIDE}",
-    )
-    check("channel_order", lambda value: value in tuple(ChannelOrder), "rgb or bgr")
-    check(
-        "threshold",
-        lambda value: _is_number(value) and 0 < value < 1,
-        "between 0 and 1",
-    )
-
-
-def _check_embedders(file: YamlFile, body: Any) -> None:
-    embedders = _mapping(file, ("embedders",), body, None, required=())
-    if embedders is None:
-        return
-    if not embedders:
-        file.complain(("embedders",), "names no embedder; at least one is needed")
-    for name, entry in embedders.items():
-        path: KeyPath = ("embedders", name)
-        if not _EMBEDDER_NAME.fullmatch(name):
-            file.complain(path, "an embedder's name is small letters, digits and _")
-        required = ("file", "input_size", "layout", "mean", "std", "dim")
-        embedder = _mapping(file, path, entry, _EMBEDDER_KEYS, required)
-        if embedder is None:
-            continue
-        _check_file(file, path, embedder)
-        check = _Values(file, path, embedder).check
-        check("input_size", _is_count, "a whole number of pixels of at least 1")
-        check("layout", lambda value: value in tuple(Layout), "nhwc or nchw")
-        check("mean", _is_number, "a number")
-        check("std", lambda value: _is_number(value) and value > 0, "a number above 0")
-        check("dim", _is_count, "a whole number of at least 1")
-        check("channel_order", lambda value: value in tuple(ChannelOrder), "rgb or bgr")
-        check("optional", _is_flag, "true or false")
-
-
-def _check_file(file: YamlFile, path: KeyPath, body: Mapping[str, Any]) -> None:
-    check = _Values(file, path, body).check
-    check("file", _is_file_name, "a file name inside the pack's directory")
-    check("sha256", _is_sha256, "64 small hexadecimal digits in quotes")
-    check("bytes", _is_count, "a whole number of at least 1")
-    check("url", _is_url, "an https address")
-    check("member", _is_text, "a name inside the zip at the url")
-    if "url" in body and "sha256" not in body:
-        file.complain((*path, "url"), "a file that is downloaded needs its sha256 beside it")
-
-
-def _mapping(
-    file: YamlFile, path: KeyPath, data: Any, allowed: tuple[str, ...] | None, required: tuple[str, ...]
-) -> Mapping[str, Any] | None:
-    if not isinstance(data, dict):
-        file.complain(path, f"{data!r} is not a mapping")
-        return None
-    for key in data:
-        if allowed is not None and key not in allowed:
-            file.complain((*path, key), f"unknown key; allowed are {', '.join(allowed)}")
-    for key in required:
-        if key not in data:
-            file.complain(path, f"the key {key} is missing")
-    return data
-
-
-@dataclass(frozen=True)
-class _Values:
-    """The values of one mapping of pack.yaml, which stands at `path`."""
-
-    file: YamlFile
-    path: KeyPath
-    body: Mapping[str, Any]
-
-    def check(self, key: str, accepts: Callable[[Any], bool], allowed: str) -> None:
-        """Complains about the value of a key, if it has one, that `accepts` refuses. `allowed` says what is accepted."""
-        if key in self.body and not accepts(self.body[key]):
-            self.file.complain((*self.path, key), f"{self.body[key]!r} is not allowed; it must be {allowed}")
-
-
-def _is_pack_name(value: Any) -> bool:
-    return isinstance(value, str) and _NAME.fullmatch(value) is not None
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
-
-
-def _is_flag(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")
-
-
-def _is_sha256(value: Any) -> bool:
-    return isinstance(value, str) and _SHA256.fullmatch(value) is not None
-
-
-def _is_file_name(value: Any) -> bool:
-    # A pack is untrusted input: a file name must not lead out of its directory.
-    return (
-        isinstance(value, str) and value not in ("", ".", "..", PACK_FILE) and not set(value) & set("/\\\0")
-    )
-
-
-def _is_url(value: Any) -> bool:
-    return isinstance(value, str) and (value.startswith("https://") or value.startswith("http://127.0.0.1"))

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import httpx
-import numpy as np
+from typing import TYPE_CHECKING
 
 from stash_sense_pipeline.faces.models.model_packs import (
-    PACK_FILE,
+    TATTOO_ROLE,
     ModelPack,
     PackDescription,
     PackFile,
     load_pack,
     read_description,
 )
+from stash_sense_pipeline.faces.models.pack_checks import PACK_FILE
 from stash_sense_pipeline.foundation.errors import ArchiveError, ModelPackError
 from stash_sense_pipeline.foundation.files import (
     fsync_file,
@@ -29,13 +28,16 @@ from stash_sense_pipeline.foundation.files import (
 from stash_sense_pipeline.foundation.progress import Progress
 from stash_sense_pipeline.foundation.zip_file import ZipLimits, open_zip
 
+if TYPE_CHECKING:
+    import httpx
+
 _KNOWN = Path(__file__).with_name("known_packs")
 _BLOCK = 1024 * 1024
 # An archive may hold more files than needed; no pack is near this size.
 _MAX_BYTES = 4 * 1024 * _BLOCK
 # Networks hardly compress, and the archive of a pack holds several.
 _ZIP_LIMITS = ZipLimits(entries=1_000, size=_MAX_BYTES, ratio=4, nested=True)
-_TIMEOUT = httpx.Timeout(60.0, connect=20.0)
+_TIMEOUT_SECONDS, _CONNECT_SECONDS = 60.0, 20.0
 _OK, _PARTIAL, _BEYOND_END = 200, 206, 416
 
 
@@ -70,10 +72,14 @@ def list_packs(models_dir: Path) -> tuple[PackStatus, ...]:
 
 def check_pack(name_or_path: str, models_dir: Path) -> ModelPack:
     """Loads a pack and runs each network once. Raises ModelPackError for a missing, altered or unfit file."""
-    # Imported here because only this function needs ONNX Runtime and insightface.
+    # Imported here because only this function needs numpy, ONNX Runtime and insightface.
+    import numpy as np
+
     from stash_sense_pipeline.faces.models.detector import Detector
     from stash_sense_pipeline.faces.models.embedder import Embedder
     from stash_sense_pipeline.faces.models.model_packs import CROP_SIZE
+    from stash_sense_pipeline.faces.models.tattoo_detector import TattooDetector
+    from stash_sense_pipeline.faces.models.tattoo_embedder import CROP_SIDE, TattooEmbedder
 
     pack = load_pack(name_or_path, models_dir)
     noise = np.random.default_rng(1).integers(0, 256, (CROP_SIZE, CROP_SIZE, 3), dtype=np.uint8)
@@ -81,6 +87,10 @@ def check_pack(name_or_path: str, models_dir: Path) -> ModelPack:
     for name, spec in pack.embedders.items():
         with Embedder(name, spec) as embedder:
             embedder.embed(noise[None], pack.flip_averaging)
+    if pack.tattoo is not None:
+        TattooDetector(pack.tattoo.detector).detect(noise)
+        with TattooEmbedder(pack.tattoo.embedder) as tattoos:
+            tattoos.vectors(np.resize(noise, (1, CROP_SIDE, CROP_SIDE, 3)))
     return pack
 
 
@@ -120,40 +130,81 @@ def pull_pack(
         )
     directory = models_dir / name
     make_directory(directory)
-    with httpx.Client(follow_redirects=True, timeout=_TIMEOUT, trust_env=False) as client:
-        for entry in description.files:
-            if entry.url is not None and not _is_there(directory / entry.file, entry):
-                _fetch(client, entry, directory, progress)
+    files = [entry for entry in description.files if not entry.role.startswith(TATTOO_ROLE)]
+    _fetch_missing(files, directory, progress)
     write_atomically(directory / PACK_FILE, description.path.read_bytes())
     load_pack(name, models_dir)
     return directory
+
+
+def pull_tattoo_networks(
+    name: str,
+    models_dir: Path,
+    *,
+    progress: Progress | None = None,
+    known: Mapping[str, PackDescription] | None = None,
+) -> None:
+    """Fetches the networks for tattoos of a pack that `pull_pack` has installed. Raises ModelPackError as it does."""
+    description = (known_packs() if known is None else known)[name]
+    files = [entry for entry in description.files if entry.role.startswith(TATTOO_ROLE)]
+    if not files:
+        raise ModelPackError(
+            f"the pack {name} describes no networks for tattoos; pull it without --with-tattoos"
+        )
+    _fetch_missing(files, models_dir / name, progress)
+    load_pack(name, models_dir)
+
+
+def _fetch_missing(files: Sequence[PackFile], directory: Path, progress: Progress | None) -> None:
+    # Imported here, and below, because a list of packs needs no HTTP client.
+    import httpx
+
+    timeout = httpx.Timeout(_TIMEOUT_SECONDS, connect=_CONNECT_SECONDS)
+    with httpx.Client(follow_redirects=True, timeout=timeout, trust_env=False) as client:
+        for entries in _by_download(files, directory):
+            _fetch(client, entries, directory, progress)
 
 
 def _is_there(path: Path, entry: PackFile) -> bool:
     return path.is_file() and sha256_file(path) == entry.sha256
 
 
-def _fetch(client: httpx.Client, entry: PackFile, directory: Path, progress: Progress | None) -> None:
-    part = directory / f".{entry.file}.part"
-    whole = None if entry.member is not None else entry.size
-    assert entry.url is not None
-    _download(client, entry.url, part, whole, progress)
-    with replacing(directory / entry.file) as temporary:
-        try:
-            if entry.member is not None:
-                _extract(part, entry.member, temporary)
-            else:
-                part.rename(temporary)
-            _verify(temporary, entry)
-        finally:
-            # The part is complete or wrong; it cannot be resumed in either case.
-            part.unlink(missing_ok=True)
+def _by_download(files: Sequence[PackFile], directory: Path) -> Sequence[Sequence[PackFile]]:
+    """The files that are missing in `directory`. Those of one archive are together, because it is downloaded once."""
+    groups: dict[tuple[str, str], list[PackFile]] = {}
+    for entry in files:
+        if entry.url is not None and not _is_there(directory / entry.file, entry):
+            groups.setdefault((entry.url, "" if entry.member else entry.file), []).append(entry)
+    return list(groups.values())
+
+
+def _fetch(
+    client: httpx.Client, entries: Sequence[PackFile], directory: Path, progress: Progress | None
+) -> None:
+    first = entries[0]
+    part = directory / f".{first.file}.part"
+    whole = None if first.member is not None else first.size
+    assert first.url is not None
+    _download(client, first.url, part, whole, progress)
+    try:
+        for entry in entries:
+            with replacing(directory / entry.file) as temporary:
+                if entry.member is not None:
+                    _extract(part, entry.member, temporary)
+                else:
+                    part.rename(temporary)
+                _verify(temporary, entry)
+    finally:
+        # The part is complete or wrong; it cannot be resumed in either case.
+        part.unlink(missing_ok=True)
 
 
 def _download(
     client: httpx.Client, url: str, part: Path, size: int | None, progress: Progress | None
 ) -> None:
     """Downloads a URL to `part`, and resumes a partial file. `size` is the size of the whole; None when unknown."""
+    import httpx
+
     have = part.stat().st_size if part.exists() else 0
     if size is not None and have >= size:
         return

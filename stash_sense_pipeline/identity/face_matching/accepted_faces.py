@@ -86,7 +86,7 @@ def _second_faces(performer: PerformerFaces) -> set[int]:
     for faces in pictures.values():
         if len(faces) > 1:
             others = [i for i in range(len(performer.rows)) if i not in faces]
-            # Rounded, so that the last bit of a sum does not decide; rows are sorted by quality and face_id.
+            # Rounded, so that the last bit of a sum does not decide; rows are sorted by quality and picture.
             near = [
                 round(float(np.mean([model[i] @ model[others].T for model in performer.vectors])), 4)
                 if others

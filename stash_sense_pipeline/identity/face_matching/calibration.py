@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from math import exp, lgamma, log, sqrt
 from typing import Any, Final, NamedTuple
 
@@ -128,7 +129,7 @@ NOT_CALIBRATED = Calibration(0, 0, reason="no faces with vectors of all models y
 def calibrate(
     templates: TemplateSet, certain: Sequence[Pair], boxes: Collection[str], are_distinct: AreDistinct
 ) -> Calibration:
-    """The lowest thresholds at which a match in every model has a precision of 0.999 with 95 % confidence.
+    """The thresholds that most certain pairs reach while a match in every model has a precision of 0.999 (95 % confidence).
 
     `certain`: pairs that are certainly one person. False matches are counted among the pairs of one stash-box, which
     are two people. Pairs for which `are_distinct` is False are not counted: they may be twins, or duplicates that the
@@ -174,7 +175,11 @@ def calibrate(
 
 
 def choose(positives: Scores, tail: Scores, ratio: float, highest: float) -> Grounds:
-    """The lowest threshold with a proven precision, or the one that comes nearest to it.
+    """The threshold that the most certain pairs reach with a proven precision, or the one that comes nearest to it.
+
+    Of all thresholds that the same certain pairs reach, it is the middle one: lower ones admit strangers for nothing, and
+    higher ones lose pairs that lie just below those seen (the largest margin to both sides: Vapnik, "The Nature of
+    Statistical Learning Theory", 1995).
 
     `positives`: scores of all certain pairs, `tail`: the highest scores of distinct records, both ascending. `ratio`:
     pairs to judge for each pair that the tail was taken from. `highest`: the highest threshold to try. The precision
@@ -190,7 +195,7 @@ def choose(positives: Scores, tail: Scores, ratio: float, highest: float) -> Gro
         reached >= _LEAST_RECALL * len(positives), surely / np.maximum(surely + at_most, 1e-12), 0
     )
     enough = np.flatnonzero(proven >= PRECISION)
-    best = int(enough[0]) if len(enough) else int(np.argmax(proven))
+    best = _middle_of_equals(reached, int(enough[0])) if len(enough) else int(np.argmax(proven))
     return Grounds(
         float(candidates[best]),
         int(reached[best]),
@@ -201,6 +206,11 @@ def choose(positives: Scores, tail: Scores, ratio: float, highest: float) -> Gro
         # Rounded down: a bound must not look like more than it is.
         int(proven[best] * 1e6) / 1e6,
     )
+
+
+def _middle_of_equals(reached: NDArray[np.int64], lowest: int) -> int:
+    """The place in the middle of `lowest` and the highest threshold that as many certain pairs reach."""
+    return (lowest + int(np.searchsorted(-reached, -reached[lowest], side="right")) - 1) // 2
 
 
 def false_match_curve(tail: Scores, candidates: Scores) -> tuple[Scores, Scores]:
@@ -227,14 +237,16 @@ def false_match_curve(tail: Scores, candidates: Scores) -> tuple[Scores, Scores]
     return expected, at_most
 
 
+@lru_cache(maxsize=4 * _TAIL)
 def poisson_mean(count: int, probability: float) -> float:
     """The mean of the Poisson distribution with P(at most `count`) = `probability` (Garwood's exact limits)."""
+    factorials = [lgamma(k + 1) for k in range(count + 1)]
     low, high = 0.0, count + 20.0 + 10.0 * sqrt(count + 1.0)
-    for _ in range(100):
-        middle = (low + high) / 2
-        at_most = sum(exp(k * log(middle) - middle - lgamma(k + 1)) for k in range(count + 1))
+    while low < (middle := (low + high) / 2) < high:
+        logarithm = log(middle)
+        at_most = sum(exp(k * logarithm - middle - factorial) for k, factorial in enumerate(factorials))
         low, high = (middle, high) if at_most > probability else (low, middle)
-    return (low + high) / 2
+    return middle
 
 
 def _gamma_factor(count: int, probability: float) -> float:

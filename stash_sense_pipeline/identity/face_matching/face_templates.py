@@ -121,7 +121,7 @@ def _batches(faces: Sequence[OwnFace]) -> Iterator[list[tuple[RecordKey, list[Ow
     size = 0
     for key, group in groupby(faces, key=attrgetter("source", "source_id")):
         first: dict[object, OwnFace] = {}
-        for face in sorted(group, key=lambda face: (-face.quality, face.face_id)):
+        for face in sorted(group, key=lambda face: (-face.quality, face.image_id)):
             first.setdefault(face.sha256 or face.face_id, face)
         rows = list(first.values())[:_MOST_FACES]
         batch.append((key, rows))

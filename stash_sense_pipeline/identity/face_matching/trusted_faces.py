@@ -67,6 +67,7 @@ def choose_trusted_faces(
     policy: TrustPolicy | None = None,
     sites: Collection[str] = (),
     overrides: Overrides = NO_OVERRIDES,
+    second_detector: str | None = None,
 ) -> TrustReport:
     """Chooses the faces that represent each identity, and stores the differences in one transaction. Deterministic.
 
@@ -76,8 +77,9 @@ def choose_trusted_faces(
 
     `source_caps`: most faces of one performer from a source. `trust`: high, medium or low, by source. Faces of a source
     that either lacks are not used. `models`: embedder name to the digest of its file, all of one pack; a face counts
-    only with a vector of each. `overrides`: the faces that its verdicts name are not chosen. Raises ValueError without
-    models.
+    only with a vector of each. `overrides`: the faces that its verdicts name are not chosen. With `second_detector`, the
+    digest of the second pack's detector, faces of that pack are chosen and stored, and nothing else changes. Raises
+    ValueError without models.
     """
     if not models:
         raise ValueError("choosing trusted faces needs at least one model")
@@ -87,17 +89,14 @@ def choose_trusted_faces(
     rules = ChoiceRules(
         max_faces_per_performer, source_caps, trust, models, policy or TrustPolicy(), sites, verdicts
     )
-    made = _choose_all(reads, rules)
+    made = _choose_all(reads, rules, second_detector)
     with collector_paused(), writing(engine) as connection:
         lock_identity_writers(connection)
         choice = _current_part(connection, made)
-        reject_records(connection, choice.rejected, datetime.now(UTC))
-        added, removed, updated = store.store_trusted(
-            connection, store.read_trusted(connection), choice.wanted
-        )
-        store.store_collisions(connection, choice.collisions, datetime.now(UTC))
-        store.store_exclusions(connection, choice.left_out.rows, datetime.now(UTC))
-        faceless = store.people_without_a_face(connection)
+        second = second_detector is not None
+        stored = store.read_trusted(connection, second)
+        added, removed, updated = store.store_trusted(connection, stored, choice.wanted, second)
+        faceless = {} if second else _store_reasons(connection, choice)
     return TrustReport(
         performers=len({row.performer_id for row in choice.wanted.values()}),
         faces=len(choice.wanted),
@@ -116,6 +115,14 @@ def choose_trusted_faces(
     )
 
 
+def _store_reasons(connection: sa.Connection, choice: _Choice) -> Mapping[int, object]:
+    """Stores which records and faces are left out, and why. Returns the people without a face."""
+    reject_records(connection, choice.rejected, datetime.now(UTC))
+    store.store_collisions(connection, choice.collisions, datetime.now(UTC))
+    store.store_exclusions(connection, choice.left_out.rows, datetime.now(UTC))
+    return store.people_without_a_face(connection)
+
+
 @dataclass(frozen=True)
 class _Choice:
     """The chosen faces and the collisions by face id, the faces left out, and the rejected records of sites."""
@@ -128,10 +135,10 @@ class _Choice:
     rounds: int
 
 
-def _choose_all(reads: ShortReads, rules: ChoiceRules) -> _Choice:
+def _choose_all(reads: ShortReads, rules: ChoiceRules, second_detector: str | None) -> _Choice:
     """The choice for all performers. Reads their vectors several times, to keep only those of one batch in memory."""
     left_out = LeftOut()
-    unproven, rows, embedded = reads(_read, rules.sites, rules.models)
+    unproven, rows, embedded = reads(_read, rules.sites, rules.models, second_detector)
     candidates = len({row.face_id for row in rows})
     disowned = rules.verdicts.disowned(reads) if rules.verdicts.other_people else set()
     usable = usable_faces(rows, embedded, disowned, rules, left_out)
@@ -146,12 +153,12 @@ def _choose_all(reads: ShortReads, rules: ChoiceRules) -> _Choice:
 
 
 def _read(
-    connection: sa.Connection, sites: Collection[str], models: Mapping[str, str]
+    connection: sa.Connection, sites: Collection[str], models: Mapping[str, str], second_detector: str | None
 ) -> tuple[frozenset[RecordKey], list[CandidateRow], set[int]]:
     """Records found without proof, candidates, and the faces with a vector of every model."""
     return (
         unproven_records(connection, sites),
-        store.read_candidates(connection),
+        store.read_candidates(connection, second_detector),
         store.faces_with_all(connection, models),
     )
 
@@ -238,7 +245,7 @@ def _best_and_different(
     left_of_source = dict(rules.source_caps)
     chosen: list[int] = []
     while left and len(chosen) < rules.max_faces:
-        # Rounded, so that the last bit of a sum does not decide; rows are sorted by quality and face_id.
+        # Rounded, so that the last bit of a sum does not decide; rows are sorted by quality and picture.
         pose = policy.pose * np.minimum(turned[left] / policy.pose_degrees, 1.0)
         value = np.round(worth[left] + policy.diversity * np.minimum(nearest[left], 1.0) + pose, 4)
         best = left.pop(int(np.argmax(value)))

@@ -17,6 +17,8 @@ from stash_sense_pipeline.records.record_key import ImageKey
 
 # The vectors of so many faces are in memory at a time: 2 models of 512 dimensions take 80 MB.
 _FACES_AT_ONCE = 20_000
+# The most trusted first.
+_TRUST = ("high", "medium", "low")
 
 
 def usable_faces(
@@ -46,7 +48,7 @@ def usable_faces(
         first.setdefault(row.face_id, row)
     kept: dict[int, list[CandidateRow]] = defaultdict(list)
     seen_bytes: set[tuple[str, int]] = set()
-    for row in sorted(first.values(), key=lambda row: (-row.quality, row.face_id)):
+    for row in sorted(first.values(), key=lambda row: _place(row, rules)):
         image = (row.source, row.image_id)
         several = len(faces_of_image[image]) > 1
         if row.source not in rules.trust or rules.source_caps.get(row.source, 0) < 1:
@@ -71,6 +73,16 @@ def usable_faces(
         if left_out.reason_of(first[row.face_id]) == Reason.SEVERAL_PEOPLE:
             left_out.note(row, Reason.SEVERAL_PEOPLE)
     return dict(sorted(kept.items()))
+
+
+def _place(row: CandidateRow, rules: ChoiceRules) -> tuple[object, ...]:
+    """Sort key of a candidate: the best quality first, then the most trusted source, then the picture.
+
+    Copies of a picture have one quality. Which of them is kept must not depend on the order in which they arrived, so
+    that face_id decides only between faces of one picture, which are numbered by their place in it.
+    """
+    trust = _TRUST.index(rules.trust_of(row)) if row.source in rules.trust else len(_TRUST)
+    return -row.quality, trust, row.source, row.image_id, row.face_id
 
 
 def batches_with_vectors(

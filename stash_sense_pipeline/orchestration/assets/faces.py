@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -29,8 +29,18 @@ from stash_sense_pipeline.sources.connections import open_connector, open_site_c
 
 if TYPE_CHECKING:
     from stash_sense_pipeline.faces.collect import CollectReport
+    from stash_sense_pipeline.faces.crop_embedding import EmbeddingRules
+    from stash_sense_pipeline.faces.embed_waiting import EmbedReport
     from stash_sense_pipeline.faces.models.model_packs import ModelPack
     from stash_sense_pipeline.faces.requeue import Requeued
+
+
+@dataclass(frozen=True)
+class _Packs:
+    """The packs of one run; `second` is None without a second pack."""
+
+    first: "ModelPack"
+    second: "ModelPack | None"
 
 
 @dg.asset(
@@ -67,6 +77,8 @@ def aligned_faces(
     from stash_sense_pipeline.catalog.source_lock import source_lock
     from stash_sense_pipeline.faces.embed_waiting import embedding_backlog
     from stash_sense_pipeline.faces.models.model_packs import load_pack
+    from stash_sense_pipeline.faces.requeue import load_second_pack
+    from stash_sense_pipeline.faces.tattoos.embed_waiting import tattoo_backlog
 
     source = context.partition_key
     overrides = RunOverrides(
@@ -77,14 +89,11 @@ def aligned_faces(
     chosen = apply_overrides(settings, overrides)
     run = SourceRun(source, chosen, environment, catalog, progress(context, source))
     with one_line_failures():
-        pack = load_pack(environment.model_pack, environment.models_dir)
+        pack = load_pack(environment.model_pack, environment.models_dir).for_tattoos(settings.faces.tattoos)
+        second = load_second_pack(chosen.global_.second_pack, environment.models_dir, pack)
         with source_lock(catalog.engine, source, context.log.info):
-            report = asyncio.run(_collect(run, pack, config.max_images))
-    _log_requeued(context, source, report.reopened)
-    if report.claims.used:
-        context.log.info(f"{source}: {report.claims.used} proven faces of a release came into use")
-    for host, images in report.hosts_down.items():
-        context.log.warning(f"{source}: {host} is down; {images} images wait for the next day")
+            report = asyncio.run(_collect(run, _Packs(pack, second), config.max_images))
+    _log_collected(context, run, report)
     if report.interrupted:
         raise interrupted(context, f"{source}: {report.processed} images are stored, the rest waits")
     if report.outcome is not None:
@@ -94,7 +103,8 @@ def aligned_faces(
             **numbers(report),
             "reopened": asdict(report.reopened),
             "claims": asdict(report.claims),
-            names.WAITING_FACES: embedding_backlog(catalog.engine, source, pack),
+            names.WAITING_FACES: embedding_backlog(catalog.engine, source, pack, second),
+            names.WAITING_TATTOOS: tattoo_backlog(catalog.engine, source, pack),
             "dagster/row_count": face_counts(catalog.engine, source)[0],
             "dagster/column_schema": column_schema(schema.faces),
             "preview": preview(previews.newest_faces(catalog.engine, source)),
@@ -132,8 +142,10 @@ def face_embeddings(
     from stash_sense_pipeline.catalog import schema
     from stash_sense_pipeline.catalog.queries import previews
     from stash_sense_pipeline.catalog.queries.status import face_counts
-    from stash_sense_pipeline.faces.embed_waiting import embed_waiting
+    from stash_sense_pipeline.faces.crop_embedding import EmbeddingControl
+    from stash_sense_pipeline.faces.embed_waiting import embed_waiting, embed_waiting_of_second
     from stash_sense_pipeline.faces.models.model_packs import load_pack
+    from stash_sense_pipeline.faces.requeue import load_second_pack
 
     source, stop = context.partition_key, threading.Event()
     with one_line_failures(), on_interrupt(stop.set):
@@ -142,33 +154,57 @@ def face_embeddings(
                 f"{source} is not enabled in sources.yaml: none of its faces is embedded"
             )
         pack = load_pack(environment.model_pack, environment.models_dir)
-        report = embed_waiting(
-            catalog.engine,
-            source,
-            pack,
-            device=config.device or environment.device,
-            batch_size=config.batch_size,
-            keep_crops=settings.global_.keep_aligned_crops,
-            progress=progress(context, source),
-            stop=stop.is_set,
-        )
+        second = load_second_pack(settings.global_.second_pack, environment.models_dir, pack)
+
+        rules = embedding_rules(config, settings, environment)
+        control = EmbeddingControl(progress(context, source), stop.is_set)
+        report, of_second = embed_waiting(catalog.engine, source, pack, rules, control), None
+        if second is not None and not report.interrupted:
+            of_second = embed_waiting_of_second(catalog.engine, source, second, rules, control)
     if report.re_embedded:
         context.log.info(
             f"{source}: {report.re_embedded} faces had vectors of other networks; they now have those of {pack.name}"
         )
     _log_requeued(context, source, report.reopened)
-    if report.interrupted:
+    if report.interrupted or (of_second is not None and of_second.interrupted):
         raise interrupted(context, f"{source}: {report.embedded} faces are embedded, the rest waits")
     return dg.MaterializeResult(
         metadata={
             **numbers(report),
             "reopened": asdict(report.reopened),
             "pack": pack.name,
+            **(_numbers_of_second(of_second) if of_second is not None else {}),
             "dagster/row_count": face_counts(catalog.engine, source)[1],
             "dagster/column_schema": column_schema(schema.embeddings),
             "preview": preview(previews.newest_embeddings(catalog.engine, source)),
         }
     )
+
+
+def embedding_rules(
+    config: EmbeddingConfig, settings: Settings, environment: Environment
+) -> "EmbeddingRules":
+    """How a run embeds, faces or tattoos."""
+    from stash_sense_pipeline.faces.crop_embedding import EmbeddingRules
+    from stash_sense_pipeline.faces.models.onnx_sessions import Device
+
+    device = Device(config.device or environment.device)
+    return EmbeddingRules(device, config.batch_size, settings.global_.keep_aligned_crops)
+
+
+def _log_collected(context: dg.AssetExecutionContext, run: SourceRun, report: "CollectReport") -> None:
+    from stash_sense_pipeline.sources.probing.build_estimate import duration_text
+
+    source = run.source
+    _log_requeued(context, source, report.reopened)
+    _log_second_looks(context, run, report.reopened.second_pack)
+    if unsearched := report.reopened.tattoos_unsearched:
+        hours = unsearched / run.settings.source(source).rate_limit / 60
+        context.log.warning(f"{source}: fetching them takes about {duration_text(hours)}")
+    if report.claims.used:
+        context.log.info(f"{source}: {report.claims.used} proven faces of a release came into use")
+    for host, images in report.hosts_down.items():
+        context.log.warning(f"{source}: {host} is down; {images} images wait for the next day")
 
 
 def _log_requeued(context: dg.AssetExecutionContext, source: str, requeued: "Requeued") -> None:
@@ -177,6 +213,7 @@ def _log_requeued(context: dg.AssetExecutionContext, source: str, requeued: "Req
         "another detector was used on them": requeued.other_detector,
         "their face lacks a vector of this pack and has no crop to make it from": requeued.crop_dropped,
         "the limits and filters that rejected them are looser now": requeued.looser_rules,
+        "they were not searched for tattoos by the networks of this pack": requeued.tattoos_unsearched,
         "they were given up after fewer attempts than are allowed now": requeued.more_attempts,
     }
     for reason, images in reasons.items():
@@ -184,7 +221,22 @@ def _log_requeued(context: dg.AssetExecutionContext, source: str, requeued: "Req
             context.log.warning(f"{source}: {images} images will be fetched again: {reason}")
 
 
-async def _collect(run: SourceRun, pack: "ModelPack", max_images: int | None) -> "CollectReport":
+def _log_second_looks(context: dg.AssetExecutionContext, run: SourceRun, images: int) -> None:
+    """Logs how many pictures were queued for the second pack, and how long their requests take at the source's rate."""
+    if images:
+        hours = images / run.settings.source(run.source).rate_limit / 60
+        context.log.warning(
+            f"{run.source}: {images} pictures will be fetched once more for the second pack, which takes about"
+            f" {hours:.1f} hours at the rate limit; the faces of the first pack stay in use"
+        )
+
+
+def _numbers_of_second(report: "EmbedReport") -> dict[str, int]:
+    """The numbers of the embedding by the second pack, as metadata."""
+    return {"second_embedded": report.embedded, "second_crops_left": report.crops_left}
+
+
+async def _collect(run: SourceRun, packs: _Packs, max_images: int | None) -> "CollectReport":
     """Collects the faces of one source until none is pending, `max_images` were fetched, or a signal arrives."""
     from stash_sense_pipeline.faces.collect import collect_faces
     from stash_sense_pipeline.faces.collection.run_context import CollectLimits
@@ -195,16 +247,17 @@ async def _collect(run: SourceRun, pack: "ModelPack", max_images: int | None) ->
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     with on_interrupt(lambda: loop.call_soon_threadsafe(stop.set)):
         if isinstance(source, ReferenceSiteSettings):
-            return await _collect_from_site(run, source, pack, stop, max_images)
+            return await _collect_from_site(run, source, packs, stop, max_images)
         async with open_connector(settings, run.environment, run.source) as connector:
             return await collect_faces(
                 engine,
                 source,
-                pack,
+                packs.first,
                 connector.client,
                 connector.image_request,
                 settings.global_,
                 current_suppressions(engine, run.environment, settings.names),
+                second=packs.second,
                 limits=CollectLimits(max_images=max_images),
                 progress=run.progress,
                 stop=stop,
@@ -214,7 +267,7 @@ async def _collect(run: SourceRun, pack: "ModelPack", max_images: int | None) ->
 async def _collect_from_site(
     run: SourceRun,
     site: ReferenceSiteSettings,
-    pack: "ModelPack",
+    packs: _Packs,
     stop: asyncio.Event,
     max_images: int | None,
 ) -> "CollectReport":
@@ -238,11 +291,12 @@ async def _collect_from_site(
         report = await collect_faces(
             engine,
             site,
-            pack,
+            packs.first,
             connector.client,
             connector.image_request,
             run.settings.global_,
             current_suppressions(engine, run.environment, run.settings.names),
+            second=packs.second,
             limits=CollectLimits(max_images=max_images),
             progress=run.progress,
             stop=stop,

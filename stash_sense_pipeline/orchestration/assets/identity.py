@@ -1,5 +1,6 @@
 """Group identity: identities and trusted faces."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from stash_sense_pipeline.identity.linkage.overrides import Overrides
     from stash_sense_pipeline.privacy.enforcement import Enforcement
     from stash_sense_pipeline.privacy.recheck import RecheckReport
+
+# The numbers of the second pack's trusted faces that the metadata show.
+_OF_SECOND = ("performers", "faces", "added", "removed")
 
 
 @dg.asset(
@@ -103,6 +107,25 @@ def identity_graph(
     )
 
 
+def _suggest(
+    catalog: Catalog,
+    environment: Environment,
+    settings: Settings,
+    models: Mapping[str, str],
+    overrides: "Overrides",
+) -> dict[str, int]:
+    """Writes the suggestions to the sources."""
+    from stash_sense_pipeline.identity.source_suggestions.finding import find_suggestions
+    from stash_sense_pipeline.identity.source_suggestions.identity_state import SuggestionRules
+    from stash_sense_pipeline.privacy.enforcement import current_suppressions
+    from stash_sense_pipeline.release.reports.source_suggestions import write_suggestions
+
+    listed = current_suppressions(catalog.engine, environment, settings.names)
+    hosts = {name: box.host for name, box in settings.stash_boxes.items()}
+    found = find_suggestions(catalog.engine, SuggestionRules(hosts, models, overrides), listed)
+    return write_suggestions(catalog.engine, environment.review_dir, found)
+
+
 def _overrides(catalog: Catalog, settings: Settings, environment: Environment) -> "Overrides":
     """The operator's overrides without the pairs and verdicts on suppressed people."""
     from stash_sense_pipeline.identity.linkage.overrides import load_overrides, without_suppressed
@@ -145,45 +168,46 @@ def trusted_faces(
 ) -> dg.MaterializeResult:
     """The faces that represent each performer: no outliers, no near-duplicates, best and most different first.
 
-    Their number is limited for each performer, and for each performer and source.
+    Their number is limited for each performer, and for each performer and source. A second pack has trusted faces of its
+    own.
     """
     from stash_sense_pipeline.catalog import schema
     from stash_sense_pipeline.catalog.queries import previews
     from stash_sense_pipeline.faces.models.model_packs import load_pack
+    from stash_sense_pipeline.faces.requeue import load_second_pack
     from stash_sense_pipeline.identity.face_matching.trusted_faces import choose_trusted_faces
     from stash_sense_pipeline.identity.review import SUGGESTIONS, write_review
-    from stash_sense_pipeline.identity.source_suggestions.finding import find_suggestions
-    from stash_sense_pipeline.identity.source_suggestions.identity_state import SuggestionRules
-    from stash_sense_pipeline.privacy.enforcement import current_suppressions
-    from stash_sense_pipeline.release.reports.source_suggestions import write_suggestions
 
-    caps = {source.name: source.max_faces for source in settings.sources} | config.source_max_faces
     with one_line_failures():
         pack = load_pack(environment.model_pack, environment.models_dir)
         overrides = _overrides(catalog, settings, environment)
-        report = choose_trusted_faces(
-            catalog.engine,
-            max_faces_per_performer=config.max_faces_total or settings.global_.max_faces_per_performer,
-            source_caps=caps,
-            trust={source.name: source.trust_level.value for source in settings.sources},
-            models=pack.digests,
-            sites=settings.reference_sites,
-            overrides=overrides,
-        )
+        second = load_second_pack(settings.global_.second_pack, environment.models_dir, pack)
+        chosen = [
+            choose_trusted_faces(
+                catalog.engine,
+                max_faces_per_performer=config.max_faces_total or settings.global_.max_faces_per_performer,
+                source_caps={source.name: source.max_faces for source in settings.sources}
+                | config.source_max_faces,
+                trust={source.name: source.trust_level.value for source in settings.sources},
+                models=each.digests,
+                sites=settings.reference_sites,
+                overrides=overrides,
+                second_detector=each.detector.finding_digest if each is second else None,
+            )
+            for each in (pack, second)
+            if each is not None
+        ]
         to_review = write_review(catalog.engine, environment.review_dir, datetime.now(UTC), overrides)
-        listed = current_suppressions(catalog.engine, environment, settings.names)
-        hosts = {name: box.host for name, box in settings.stash_boxes.items()}
-        rules = SuggestionRules(hosts, pack.digests, overrides)
-        found = find_suggestions(catalog.engine, rules, listed)
-        suggested = write_suggestions(catalog.engine, environment.review_dir, found)
+        suggested = _suggest(catalog, environment, settings, pack.digests, overrides)
     return dg.MaterializeResult(
         metadata={
-            **numbers(report),
+            **numbers(chosen[0]),
+            **{f"second_{name}": getattr(each, name) for each in chosen[1:] for name in _OF_SECOND},
             "review": review_preview(to_review),
             "source_suggestions": review_preview(
                 suggested, "suggestions to sources", f"review/{SUGGESTIONS}"
             ),
-            "dagster/row_count": report.faces,
+            "dagster/row_count": chosen[0].faces,
             "dagster/column_schema": column_schema(schema.trusted_faces),
             "preview": preview(previews.first_trusted_faces(catalog.engine)),
         }

@@ -40,6 +40,7 @@ def indices(
     """Builds the selected indices; of an embedder that the model pack lacks there is none, and the result says so."""
     from stash_sense_pipeline.faces.models.model_packs import load_pack
     from stash_sense_pipeline.orchestration.assets.release import STAGING
+    from stash_sense_pipeline.release.build.face_order import face_order
     from stash_sense_pipeline.release.build.staging import open_staging
     from stash_sense_pipeline.release.index_choice import stage_chosen_indices
     from stash_sense_pipeline.release.spec import index_models, index_tasks
@@ -51,7 +52,8 @@ def indices(
         available = [model for model in wanted if model in index_models(settings, pack)]
         staging = open_staging(environment.data_dir, STAGING)
         latest = latest_release(environment.releases_dir)
-        plan = config.plan(available, settings.export, latest, threads=config.threads)
+        faces = len(face_order(catalog.engine))
+        plan = config.plan(available, settings.export, latest, faces, threads=config.threads)
         reports = stage_chosen_indices(
             catalog.engine, plan, staging, latest=latest, progress=lambda name: progress(context, name)
         )

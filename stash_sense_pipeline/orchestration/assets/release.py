@@ -24,6 +24,7 @@ from stash_sense_pipeline.settings.schema import Settings
 if TYPE_CHECKING:
     from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions
     from stash_sense_pipeline.release.build.face_order import ReleaseVectors
+    from stash_sense_pipeline.release.build.tattoos.tattoo_rows import TattooSpec
     from stash_sense_pipeline.release.checks.accuracy.measurement import Accuracy
     from stash_sense_pipeline.release.distribution.cadence import Decision
     from stash_sense_pipeline.release.distribution.upload import UploadReport
@@ -54,8 +55,8 @@ _PERFORMERS_DB = {
     "stashdb_updated_at": "when the record was last changed at its stash-box",
     "face_count": "faces in the indices",
     "image_url": "address of an image of the performer at a source",
-    "created_at": "when the file was made",
-    "updated_at": "when the file was made",
+    "created_at": "when a source made the first record of the performer, by its own clock",
+    "updated_at": "when a source last changed a record of the performer, by its own clock",
 }
 # One name for all runs: a step that is materialized alone finds the files that the others staged.
 STAGING = "next"
@@ -75,15 +76,15 @@ def performers_db(
     catalog: dg.ResourceParam[Catalog],
 ) -> dg.MaterializeResult:
     """The performers of the release with their stash-box ids, aliases and faces, as the sidecar's SQLite file."""
-    from stash_sense_pipeline.release.build.performers_db import stage_performers_db
+    from stash_sense_pipeline.release.build.performers_db import DatabaseSpec, stage_performers_db
     from stash_sense_pipeline.release.build.staging import open_staging
 
     hosts = {name: box.host for name, box in settings.stash_boxes.items()}
     with one_line_failures():
         staging = open_staging(environment.data_dir, STAGING)
-        report = stage_performers_db(
-            catalog.engine, staging, hosts, priority=settings.export.endpoint_priority
-        )
+        tattoos = _tattoo_spec(settings, environment)
+        spec = DatabaseSpec(hosts, priority=settings.export.endpoint_priority, tattoos=tattoos)
+        report = stage_performers_db(catalog.engine, staging, spec)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(report.content_digest),
         metadata={
@@ -96,6 +97,16 @@ def performers_db(
             "sha256": report.sha256,
         },
     )
+
+
+def _tattoo_spec(settings: Settings, environment: Environment) -> "TattooSpec | None":
+    """The spec of tattoos. The model pack is not needed without them."""
+    from stash_sense_pipeline.faces.models.model_packs import load_pack
+    from stash_sense_pipeline.release.spec import tattoo_spec
+
+    if not settings.faces.tattoos:
+        return None
+    return tattoo_spec(settings, load_pack(environment.model_pack, environment.models_dir))
 
 
 @dg.asset(
@@ -181,6 +192,7 @@ def _publish(
     """Publishes what the other steps staged. Raises ReleaseRefusedError when a check forbids it."""
     from stash_sense_pipeline.faces.models.model_packs import load_pack
     from stash_sense_pipeline.privacy.enforcement import current_suppressions
+    from stash_sense_pipeline.release.build.face_order import face_order
     from stash_sense_pipeline.release.build.staging import open_staging
     from stash_sense_pipeline.release.index_choice import staged_params
     from stash_sense_pipeline.release.publish import publish_staged
@@ -190,7 +202,8 @@ def _publish(
     pack = load_pack(environment.model_pack, environment.models_dir)
     staging = open_staging(environment.data_dir, STAGING)
     latest = latest_release(environment.releases_dir)
-    plan = config.plan(index_models(settings, pack), settings.export, latest)
+    faces = len(face_order(catalog.engine))
+    plan = config.plan(index_models(settings, pack), settings.export, latest, faces)
     spec = release_spec(
         settings,
         pack,
@@ -264,8 +277,27 @@ def _upload_metadata(flavour: str, decision: "Decision", report: "UploadReport |
     return {name if flavour == "full" else f"{flavour}_{name}": value for name, value in own.items()}
 
 
-def release_assets(index_keys: Sequence[dg.AssetKey], *, upload: bool) -> list[dg.AssetsDefinition]:
-    """The assets of the group: `release` depends on these indices, and github_release exists only with `upload`."""
-    dependencies = [*index_keys, names.PERFORMERS_DB]
-    after_indices = dg.map_asset_specs(lambda spec: spec.replace_attributes(deps=dependencies), [release])
-    return [performers_db, *after_indices, *([github_release] if upload else [])]
+def uploads_release(settings: Settings) -> bool:
+    """Whether releases for the sidecar are uploaded automatically: not where the only repository is for sense2 releases."""
+    github = settings.export.github
+    return github.upload and bool(
+        github.repository or github.small_repository or not github.sense2_repository
+    )
+
+
+def release_assets(
+    index_keys: Sequence[dg.AssetKey], *, upload: bool, tattoos: bool = False
+) -> list[dg.AssetsDefinition]:
+    """The assets of the group: `release` depends on these indices, and github_release exists only with `upload`.
+
+    With `tattoos` both files with tattoos depend on their embeddings.
+    """
+    of_tattoos = [names.TATTOO_EMBEDDINGS] if tattoos else []
+    needed = {
+        names.PERFORMERS_DB: [names.IDENTITY_GRAPH, names.TRUSTED_FACES, *of_tattoos],
+        names.RELEASE: [*index_keys, names.PERFORMERS_DB, *of_tattoos],
+    }
+    made = dg.map_asset_specs(
+        lambda spec: spec.replace_attributes(deps=needed[spec.key]), [performers_db, release]
+    )
+    return [*made, *([github_release] if upload else [])]

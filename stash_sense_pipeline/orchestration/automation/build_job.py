@@ -247,9 +247,14 @@ class _QueuedBuild:
     def _waiting(self, source: str) -> int:
         from stash_sense_pipeline.faces.embed_waiting import embedding_backlog
         from stash_sense_pipeline.faces.models.model_packs import load_pack
+        from stash_sense_pipeline.faces.requeue import load_second_pack
+        from stash_sense_pipeline.faces.tattoos.embed_waiting import tattoo_backlog
 
-        pack = load_pack(self._environment.model_pack, self._environment.models_dir)
-        return embedding_backlog(self._catalog.engine, source, pack)
+        models = self._environment.models_dir
+        pack = load_pack(self._environment.model_pack, models).for_tattoos(self._settings.faces.tattoos)
+        second = load_second_pack(self._settings.global_.second_pack, models, pack)
+        engine = self._catalog.engine
+        return embedding_backlog(engine, source, pack, second) + tattoo_backlog(engine, source, pack)
 
     def _note_end(
         self, source: _Source, job: str, run_id: str, found: dict[str, dg.DagsterRunStatus]

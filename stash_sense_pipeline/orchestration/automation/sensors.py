@@ -122,17 +122,19 @@ def _sources_to_embed(instance: dg.DagsterInstance, sources: Collection[str]) ->
 
 
 def _has_waiting_faces(instance: dg.DagsterInstance, source: str) -> bool:
-    """False when the newest aligned faces of a source left none to embed, or were embedded since. True when neither is
-    recorded.
+    """False when the newest aligned faces of a source left nothing to embed, or were embedded since. True when neither
+    is recorded.
     """
     wanted = dg.AssetRecordsFilter(asset_key=names.ALIGNED_FACES, asset_partitions=[source])
     for record in instance.fetch_materializations(wanted, limit=1).records:
         materialization = record.asset_materialization
-        waiting = materialization.metadata.get(names.WAITING_FACES) if materialization else None
+        metadata = materialization.metadata if materialization else {}
+        counts = [metadata.get(name) for name in (names.WAITING_FACES, names.WAITING_TATTOOS)]
+        nothing_waits = counts[0] is not None and all(count is None or count.value == 0 for count in counts)
         embedded = _succeeded_since(
             instance, names.EMBED_FACES_JOB, record.timestamp, {"dagster/partition": source}
         )
-        return (waiting is None or waiting.value != 0) and not embedded
+        return not nothing_waits and not embedded
     return True
 
 
@@ -223,7 +225,7 @@ def publish_when_changed(environment: Environment) -> dg.SensorDefinition:
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         records = [
             record
-            for key in (names.PERFORMER_TABLE, names.FACE_EMBEDDINGS)
+            for key in (names.PERFORMER_TABLE, names.FACE_EMBEDDINGS, names.TATTOO_EMBEDDINGS)
             for record in context.instance.fetch_materializations(key, limit=1).records
         ]
         newest = max((record.storage_id for record in records), default=None)

@@ -16,9 +16,12 @@ from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.faces.embed_waiting import embedding_backlog
 from stash_sense_pipeline.faces.models.model_packs import ModelPack, load_pack
 from stash_sense_pipeline.faces.models.onnx_sessions import Device, require_device
+from stash_sense_pipeline.faces.requeue import load_second_pack
+from stash_sense_pipeline.faces.tattoos.embed_waiting import tattoo_backlog
 from stash_sense_pipeline.foundation.errors import ConfigurationError
 from stash_sense_pipeline.foundation.files import holding_lock
 from stash_sense_pipeline.orchestration import names
+from stash_sense_pipeline.orchestration.automation.jobs import embed_keys
 from stash_sense_pipeline.orchestration.builds.run_process import (
     CodeLocation,
     ProgressMessage,
@@ -117,10 +120,13 @@ def build(location: CodeLocation, overrides: RunOverrides, listener: Listener) -
     if all(problems.values()):
         reasons = "; ".join(reason for reason in problems.values() if reason)
         raise ConfigurationError(f"no source can be asked: {reasons or 'none is enabled'}")
-    pack = None
+    packs = None
     if overrides.faces:
-        # Both would fail after hours of fetching otherwise.
+        # All would fail after hours of fetching otherwise.
         pack = load_pack(environment.model_pack, environment.models_dir)
+        pack = pack.for_tattoos(location.settings.faces.tattoos)
+        second = load_second_pack(location.settings.global_.second_pack, environment.models_dir, pack)
+        packs = pack, second
         require_device(Device(environment.device))
     open_catalog(environment.catalog_url).dispose()
     with noting_signals() as signals:
@@ -134,7 +140,7 @@ def build(location: CodeLocation, overrides: RunOverrides, listener: Listener) -
         runs = Runs(location, listener.progress, signals)
         listener.begin(usable)
         runs.check_signals()
-        parts = _Refreshes(runs, usable, overrides, pack).run(listener.announce)
+        parts = _Refreshes(runs, usable, overrides, packs).run(listener.announce)
         if any(part.status is Status.DONE for part in parts):
             # All publishing runs use the same staging directory.
             with holding_lock(environment.data_dir / ".publish.lock", while_waiting=runs.check_signals):
@@ -170,11 +176,15 @@ class _Refreshes:
     """Refreshes sources side by side, and embeds one source at a time beside them."""
 
     def __init__(
-        self, runs: Runs, usable: Sequence[str], overrides: RunOverrides, pack: ModelPack | None
+        self,
+        runs: Runs,
+        usable: Sequence[str],
+        overrides: RunOverrides,
+        packs: tuple[ModelPack, ModelPack | None] | None,
     ) -> None:
         self._runs = runs
         self._overrides = overrides
-        self._pack = pack
+        self._packs = packs
         settings = runs.location.settings
         self._sources = [
             _Source(name, _host(settings, name), name in settings.reference_sites) for name in usable
@@ -222,7 +232,7 @@ class _Refreshes:
 
     def _start_embedding(self, engine: sa.Engine) -> None:
         """Starts one embedding run: of a source that is refreshed, else of one with many crops."""
-        if self._pack is None or any(source.embedding for source in self._sources):
+        if self._packs is None or any(source.embedding for source in self._sources):
             return
         ended = [source for source in self._sources if source.refreshed is not None and not source.announced]
         for source in ended:
@@ -239,14 +249,16 @@ class _Refreshes:
                 return
 
     def _embed(self, source: _Source) -> None:
-        ops = {names.FACE_EMBEDDINGS.to_user_string(): EmbeddingConfig()}
+        keys = embed_keys(tattoos=self._packs is not None and self._packs[0].tattoo is not None)
+        ops: dict[str, dg.Config] = {key.to_user_string(): EmbeddingConfig() for key in keys}
         tags = {names.EMBED_TAG: source.name}
-        source.embedding = self._runs.start(
-            RunTask(names.EMBED_FACES_JOB, [names.FACE_EMBEDDINGS], ops, source.name, tags)
-        )
+        source.embedding = self._runs.start(RunTask(names.EMBED_FACES_JOB, keys, ops, source.name, tags))
 
     def _backlog(self, engine: sa.Engine, source: str) -> int:
-        return 0 if self._pack is None else embedding_backlog(engine, source, self._pack)
+        if self._packs is None:
+            return 0
+        first, second = self._packs
+        return embedding_backlog(engine, source, first, second) + tattoo_backlog(engine, source, first)
 
     def _take(self, process: RunProcess, message: ProgressMessage | RunResult) -> None:
         for source in self._sources:

@@ -44,6 +44,7 @@ def _times(result: BuildResult) -> dict[str, float]:
         "asking": (names.PERFORMER_TABLE, "seconds"),
         "fetching": (names.ALIGNED_FACES, "seconds_fetching"),
         "detecting": (names.ALIGNED_FACES, "seconds_detecting"),
+        "searching": (names.ALIGNED_FACES, "seconds_searching"),
         "writing": (names.ALIGNED_FACES, "seconds_writing"),
         "embedding": (names.FACE_EMBEDDINGS, "seconds"),
     }

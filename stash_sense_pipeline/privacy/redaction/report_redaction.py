@@ -20,7 +20,7 @@ _TEXTS = frozenset({".md", ".csv", ".json", ".jsonl", ".txt", ".log", ".html", "
 _BESIDE_RELEASES = ("*", "*.report/**/*")
 # Output of steps, below DAGSTER_HOME where that is in DATA_DIR. It should not name a person; searched in case it does.
 _PRINTED = "dagster/storage/*/compute_logs/*"
-_STAGING = "staging"
+_STAGINGS = ("staging", "sense2/.staged")
 # Files that a killed writer left: see files.replacing.
 _UNFINISHED = ".*.tmp"
 # Longer than any writer of a file beside the releases takes.
@@ -57,7 +57,7 @@ def erase_traces(data_dir: Path, texts: Sequence[str], *, staged: bool) -> Trace
     next run writes the reports anew. Unfinished files of killed writers are removed. The caller holds texts_locked until
     its commit.
     """
-    runs = _discard(data_dir / _STAGING) if staged else 0
+    runs = sum(_discard(data_dir / name) for name in _STAGINGS) if staged else 0
     if not texts:
         return TraceReport(runs)
     _remove_unfinished(data_dir)

@@ -148,13 +148,13 @@ def load_templates(connection: sa.Connection, key: bytes) -> SuppressedFaces:
 def faces_near(connection: sa.Connection, templates: SuppressedFaces) -> set[int]:
     """The ids of the refused faces in the catalog. Reads all embeddings when there are templates."""
     models = sorted({model for person in templates.people.values() for model in person})
-    # One embedder of each person finds candidates; these few are compared by all embedders.
-    candidates = {
-        face_id
-        for model in sorted({min(person) for person in templates.people.values()})
-        for face_ids, vectors in _vectors(connection, model, None)
-        for face_id in np.asarray(face_ids)[templates.near({model: vectors})].tolist()
-    }
+    # One embedder of each person finds candidates; these few are compared by all embedders. A face of another pack has no
+    # vector of that embedder, and is found by the next one.
+    candidates: set[int] = set()
+    for place, model in enumerate(models):
+        asked = models[:place] if all(min(person) != model for person in templates.people.values()) else []
+        for face_ids, rows in _vectors(connection, model, None, without=asked):
+            candidates.update(np.asarray(face_ids)[templates.near({model: rows})].tolist())
     found: set[int] = set()
     by_model = {
         model: {
@@ -172,11 +172,23 @@ def faces_near(connection: sa.Connection, templates: SuppressedFaces) -> set[int
 
 
 def _vectors(
-    connection: sa.Connection, model: tuple[str, str], only: Collection[int] | None
+    connection: sa.Connection,
+    model: tuple[str, str],
+    only: Collection[int] | None,
+    without: Collection[tuple[str, str]] = (),
 ) -> Iterator[tuple[list[int], Floats]]:
     query = sa.select(embeddings.c.face_id, embeddings.c.vector).where(
         embeddings.c.model == model[0], embeddings.c.model_digest == model[1]
     )
+    other = embeddings.alias()
+    for name, digest in without:
+        query = query.where(
+            ~sa.exists().where(
+                other.c.face_id == embeddings.c.face_id,
+                other.c.model == name,
+                other.c.model_digest == digest,
+            )
+        )
     if only is not None:
         rows = list(rows_of(connection, query, embeddings.c.face_id, only))
         if rows:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,17 +12,18 @@ from typing import Any
 from stash_sense_pipeline.faces.models.model_packs import ModelPack
 from stash_sense_pipeline.foundation.errors import ReleaseError
 from stash_sense_pipeline.foundation.files import sha256_file
+from stash_sense_pipeline.release.bootstrap.accepted_faults import why_accepted
 from stash_sense_pipeline.release.bootstrap.index_vectors import EXACT
 from stash_sense_pipeline.release.build.archive import opened_archive
 from stash_sense_pipeline.release.build.manifest import ALIGNMENT, read_manifest
-from stash_sense_pipeline.release.checks.check_result import CheckResult, failures
+from stash_sense_pipeline.release.checks.check_result import failures
 from stash_sense_pipeline.release.checks.opened_release import (
     DAMAGE,
     one_line,
     room_to_unpack,
     unpack,
 )
-from stash_sense_pipeline.release.checks.verify import NO_CHECKSUM, verify_release
+from stash_sense_pipeline.release.checks.verify import verify_release
 from stash_sense_pipeline.release.checks.voyager_file import VoyagerFile, read_voyager_file
 from stash_sense_pipeline.release.contract import INDEX_FILES, MANIFEST
 
@@ -48,12 +49,18 @@ class Claim:
 
 
 @contextmanager
-def opened_release_files(path: Path) -> Iterator[Path]:
-    """The verified files of a release directory or zip, in a directory. ReleaseError names the first failed check."""
-    failed = [each for each in failures(verify_release(path)) if not _is_tolerated(each)]
-    if failed:
-        more = f" (and {len(failed) - 1} more; see stash-sense verify)" if len(failed) > 1 else ""
-        raise ReleaseError(f"{path} is not taken over, it fails {failed[0].name}: {failed[0].detail}{more}")
+def opened_release_files(path: Path, warn: Callable[[str], None]) -> Iterator[Path]:
+    """The verified files of a release directory or zip, in a directory. ReleaseError names the first failed check.
+
+    A failed check that changes nothing (see accepted_faults) is given to `warn` in one line.
+    """
+    failed = failures(verify_release(path))
+    refused = [each for each in failed if why_accepted(each) is None]
+    if refused:
+        more = f" (and {len(refused) - 1} more; see stash-sense verify)" if len(refused) > 1 else ""
+        raise ReleaseError(f"{path} is not taken over, it fails {refused[0].name}: {refused[0].detail}{more}")
+    for each in failed:
+        warn(f"{each.name} fails ({each.detail}); accepted: {why_accepted(each)}")
     if path.is_dir():
         yield path
         return
@@ -65,11 +72,6 @@ def opened_release_files(path: Path) -> Iterator[Path]:
         if isinstance(error, ReleaseError):
             raise
         raise ReleaseError(f"{path} is not taken over: {one_line(error)}") from error
-
-
-def _is_tolerated(failure: CheckResult) -> bool:
-    """True for a manifest with checksums of some files only, as the predecessor's had: the sample proves the rest."""
-    return failure.name == "checksums" and failure.detail.startswith(NO_CHECKSUM)
 
 
 def manifest_digest_of(path: Path) -> str:
@@ -117,6 +119,8 @@ def _problem(stated: Mapping[str, Any], pack: ModelPack, headers: Mapping[str, V
     missing = sorted(set(pack.embedders) - set(headers))
     if missing:
         return f"it has no index of {', '.join(missing)}, which pack {pack.name} has"
+    if pack.detector.rules.text:
+        return f"its faces were found as the sidecar finds them, and pack {pack.name} has rules of its own for that"
     detector = stated.get("detector_sha256")
     if detector not in (None, pack.detector.digest):
         return f"its faces were found by another detector than that of pack {pack.name} ({detector!r:.80})"

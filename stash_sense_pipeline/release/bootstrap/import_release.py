@@ -103,7 +103,7 @@ def _import_records(
                 "state": ClaimState.IMPORTING if usable else ClaimState.RECORDS,
                 "reason": claim.problem,
                 "pack": pack.name if usable else None,
-                "detector_digest": pack.detector.digest if usable else None,
+                "detector_digest": pack.detector.finding_digest if usable else None,
                 "models": {
                     name: {"digest": pack.embedders[name].digest, "storage": storage}
                     for name, storage in sorted(claim.storage.items())

@@ -15,6 +15,7 @@ from stash_sense_pipeline.catalog.queries.claims import faces as claimed
 from stash_sense_pipeline.catalog.queries.claims import releases
 from stash_sense_pipeline.catalog.queries.claims.faces import SampleFace
 from stash_sense_pipeline.catalog.queries.claims.releases import ClaimedRelease, ClaimState
+from stash_sense_pipeline.catalog.source_lock import source_lock
 from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.faces.collection.image_fetcher import ImageClient, ImageRequest
 from stash_sense_pipeline.faces.extraction.decode import DecodeLimits
@@ -85,7 +86,10 @@ class ProofReport:
 def polite_sources(
     settings: Settings, environment: Environment, engine: sa.Engine, now: datetime
 ) -> OpenSource:
-    """Opens sources as a build does: the same client, limits, robots.txt and cooldowns. ConfigurationError as there."""
+    """Opens sources as a build does: the same client, limits, robots.txt and cooldowns, while no run reads the source.
+
+    ConfigurationError as there, and while a run reads it; SourceError in its cooldown.
+    """
 
     @asynccontextmanager
     async def opened(name: str) -> AsyncIterator[tuple[ImageClient, ImageRequest]]:
@@ -93,17 +97,22 @@ def polite_sources(
         if problem is not None:
             raise ConfigurationError(problem)
         source = settings.source(name)
-        if isinstance(source, ReferenceSiteSettings):
-            check_cooldown(engine, name, now)
-            if not source.fetch:
-                raise ConfigurationError(f"{name}: fetch is off, so that no request goes to it")
-            async with open_site_connector(settings, environment, source) as site:
-                yield site.client, site.image_request
-        else:
-            async with open_connector(settings, environment, name) as box:
-                yield box.client, box.image_request
+        with source_lock(engine, name, lambda _: _refuse_busy(name)):
+            if isinstance(source, ReferenceSiteSettings):
+                check_cooldown(engine, name, now)
+                if not source.fetch:
+                    raise ConfigurationError(f"{name}: fetch is off, so that no request goes to it")
+                async with open_site_connector(settings, environment, source) as site:
+                    yield site.client, site.image_request
+            else:
+                async with open_connector(settings, environment, name) as box:
+                    yield box.client, box.image_request
 
     return opened
+
+
+def _refuse_busy(name: str) -> None:
+    raise ConfigurationError(f"{name}: a run reads it now; run the command again later")
 
 
 async def prove(
@@ -161,6 +170,9 @@ class _Proof:
                 await asyncio.gather(*workers)
         except ConfigurationError as error:
             self.unasked[source] = str(error)
+        except SourceError as error:
+            # Of the source before any picture, such as its cooldown.
+            turn.end(error.outcome)
         if turn.refusal is not None:
             # No message holds the address of a picture: on a reference site it names a person.
             self.unasked[source] = f"{source}: its pictures cannot be fetched now ({turn.refusal.value})"

@@ -29,6 +29,7 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 # Large, because after every block the packing thread waits for the interpreter lock.
 _BLOCK = 16 * 1024 * 1024
 _LEVEL = 1
+_INDEX_SUFFIXES = (".voy", ".usearch")
 
 
 def write_zip(release: Path, path: Path) -> None:
@@ -37,16 +38,22 @@ def write_zip(release: Path, path: Path) -> None:
     Indices are stored, because vectors do not compress. The other files, a tenth of the bytes, are deflated at level 1.
     """
     with disk_errors(f"write {path}"), replacing(path) as temporary:
-        with zipfile.ZipFile(temporary, "w", allowZip64=True, compresslevel=_LEVEL) as archive:
-            for member in sorted(release.iterdir()):
-                info = zipfile.ZipInfo(member.name, _EPOCH)
-                info.create_system = 3
-                info.external_attr = 0o100644 << 16
-                info.file_size = member.stat().st_size
-                info.compress_type = zipfile.ZIP_STORED if member.suffix == ".voy" else zipfile.ZIP_DEFLATED
-                with member.open("rb") as source, archive.open(info, "w") as target:
-                    shutil.copyfileobj(source, target, _BLOCK)
+        pack_files(release, temporary)
         check_zip(temporary, release)
+
+
+def pack_files(directory: Path, path: Path) -> None:
+    """Writes the files of a directory to a new zip, as write_zip does, without a check of the result."""
+    with zipfile.ZipFile(path, "w", allowZip64=True, compresslevel=_LEVEL) as archive:
+        for member in sorted(directory.iterdir()):
+            info = zipfile.ZipInfo(member.name, _EPOCH)
+            info.create_system = 3
+            info.external_attr = 0o100644 << 16
+            info.file_size = member.stat().st_size
+            stored = member.suffix in _INDEX_SUFFIXES
+            info.compress_type = zipfile.ZIP_STORED if stored else zipfile.ZIP_DEFLATED
+            with member.open("rb") as source, archive.open(info, "w") as target:
+                shutil.copyfileobj(source, target, _BLOCK)
 
 
 def check_zip(path: Path, release: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import html
 import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -18,17 +17,26 @@ from stash_sense_pipeline.catalog.bounded_reads import ShortReads
 from stash_sense_pipeline.foundation.errors import ReleaseError
 from stash_sense_pipeline.foundation.runtime_tuning import collector_paused
 from stash_sense_pipeline.records.record_key import RecordKey
+from stash_sense_pipeline.release.build.body_places import (
+    NO_PLACES,
+    BodyPlaces,
+    RecordPlaces,
+    StatedPlaces,
+    merged_places,
+)
 from stash_sense_pipeline.release.build.content_rows import (
     Instant,
     Member,
     ReleasedFace,
     Rows,
+    check_owners,
     read_pictures,
     read_rows,
 )
 from stash_sense_pipeline.release.build.face_order import FaceOrder
 from stash_sense_pipeline.release.contract import PERSONAL_FIELDS, endpoint_rank
 from stash_sense_pipeline.settings.known_sources import ENDPOINT_PRIORITY
+from stash_sense_pipeline.sources.cleaning.text import without_entities
 
 # Maps a profile URL to (site, id on that site), or None when the URL is not a person's profile.
 ProfileKey = Callable[[str], tuple[str, str] | None]
@@ -39,8 +47,8 @@ _ENCODER = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",",
 _FACES_A_DIGEST, _PERFORMERS_A_DIGEST = 1_000, 300
 
 
-# What users see of a face: all fields but its time and its record.
-_shown_of_face = attrgetter("face_id", "performer_id", "source", "image_url", "quality", "yaw")
+# What users see of a face: all fields but its id in the catalog and its record.
+_shown_of_face = attrgetter("performer_id", "source", "image_url", "quality", "yaw")
 
 
 class StashBoxId(NamedTuple):
@@ -48,7 +56,7 @@ class StashBoxId(NamedTuple):
 
     source: str
     source_id: str
-    created_at: Instant
+    created_at: Instant | None
 
 
 class ExternalUrl(NamedTuple):
@@ -58,7 +66,7 @@ class ExternalUrl(NamedTuple):
     key: str
     url: str
     source: str
-    created_at: Instant
+    created_at: Instant | None
 
 
 class MergedId(NamedTuple):
@@ -66,11 +74,13 @@ class MergedId(NamedTuple):
 
     source: str
     source_id: str
-    merged_at: Instant | None
 
 
 class ReleasedPerformer(NamedTuple):
-    """A person with at least one trusted face. `fields` has the metadata columns of performers.db by name."""
+    """A person with at least one trusted face. `fields` has the metadata columns of performers.db by name.
+
+    Times are those that the sources state of the records; None where no source states one.
+    """
 
     performer_id: int
     name: str
@@ -78,21 +88,21 @@ class ReleasedPerformer(NamedTuple):
     stashdb_updated_at: Instant | None
     face_count: int
     image_url: str
-    created_at: Instant
-    updated_at: Instant
+    created_at: Instant | None
+    updated_at: Instant | None
     stash_box_ids: tuple[StashBoxId, ...]
-    aliases: tuple[tuple[str, str, Instant], ...]
+    aliases: tuple[tuple[str, str, Instant | None], ...]
     urls: tuple[ExternalUrl, ...]
     merged_ids: tuple[MergedId, ...]
+    places: BodyPlaces = NO_PLACES
 
 
 @dataclass(frozen=True)
 class ReleaseContent:
-    """Faces in release order, performers by id, and the time of the newest change of these."""
+    """Faces in release order, and performers by id."""
 
     faces: tuple[ReleasedFace, ...]
     performers: tuple[ReleasedPerformer, ...]
-    newest_change: Instant
 
     @property
     def order(self) -> FaceOrder:
@@ -128,7 +138,11 @@ def _shown_of_performer(performer: ReleasedPerformer) -> tuple[Any, ...]:
     urls = [(url.site, url.key, url.url, url.source) for url in performer.urls]
     merged = [(gone.source, gone.source_id) for gone in performer.merged_ids]
     person = (performer.performer_id, performer.name, performer.fields, performer.image_url)
-    return person, ids, aliases, urls, merged
+    shown = (person, ids, aliases, urls, merged)
+    places = {
+        table: [(each.place, each.source) for each in listed] for table, listed in performer.places.items()
+    }
+    return (*shown, places) if places else shown
 
 
 def _canonical(value: Any) -> bytes:
@@ -167,10 +181,10 @@ class _GroupedRows:
     hosts: Mapping[str, str]
     members: Mapping[int, Sequence[Member]]
     faces: Mapping[int, Sequence[ReleasedFace]]
-    created: Mapping[int, Instant]
     aliases: Mapping[RecordKey, Sequence[str]]
     urls: Mapping[int, tuple[ExternalUrl, ...]]
     merged: Mapping[int, tuple[MergedId, ...]]
+    places: Mapping[RecordKey, RecordPlaces]
     pictures: Mapping[RecordKey, str]
 
 
@@ -182,7 +196,8 @@ def _content(
     priority: Sequence[str],
 ) -> ReleaseContent:
     members = _members_by_priority(rows.members, hosts, priority)
-    _check_owners(rows, members, hosts)
+    nameable = {number for number, known in members.items() if any(row.source in hosts for row in known)}
+    check_owners(rows, nameable)
     by_performer: dict[int, list[ReleasedFace]] = defaultdict(list)
     for face in rows.faces:
         by_performer[face.performer_id].append(face)
@@ -191,18 +206,16 @@ def _content(
         hosts=hosts,
         members=members,
         faces=by_performer,
-        created=rows.created,
         aliases=_texts_by_record(rows.aliases),
         urls=_external_urls(_texts_by_record(rows.urls), members, profile_key)
         if profile_key is not None
         else {},
         merged=_merged_ids(rows.merged_upstream, members),
+        places=rows.places,
         pictures=reads(read_pictures, without_box_faces),
     )
     performers = tuple(_performer(performer_id, grouped) for performer_id in sorted(by_performer))
-    changes = [moment for performer in performers for moment in (performer.created_at, performer.updated_at)]
-    newest = max(*changes, *(face.created_at for face in rows.faces))
-    return ReleaseContent(rows.faces, performers, newest)
+    return ReleaseContent(rows.faces, performers)
 
 
 def _members_by_priority(
@@ -216,21 +229,6 @@ def _members_by_priority(
         if len(rows) > 1:
             rows.sort(key=lambda row: (endpoint_rank(row.source, hosts, priority), row.source_id))
     return found
-
-
-def _check_owners(rows: Rows, members: Mapping[int, Sequence[Member]], hosts: Mapping[str, str]) -> None:
-    nameable = {number for number, known in members.items() if any(row.source in hosts for row in known)}
-    for face in rows.faces:
-        if face.performer_id not in nameable:
-            raise ReleaseError(
-                f"face {face.face_id} belongs to performer {face.performer_id}, who has no live record in a configured "
-                "stash-box; run identity_graph and trusted_faces again"
-            )
-        if rows.owners.get((face.source, face.source_id)) != face.performer_id:
-            raise ReleaseError(
-                f"face {face.face_id} is trusted for performer {face.performer_id}, but its record "
-                f"{face.source}:{face.source_id} is not theirs now; run trusted_faces again"
-            )
 
 
 def _texts_by_record(rows: Sequence[tuple[str, str, str]]) -> dict[RecordKey, list[str]]:
@@ -253,7 +251,7 @@ def _external_urls(
             for url in listed.get((row.source, row.source_id), ()):
                 key = profile_key(url)
                 if key is not None:
-                    external = ExternalUrl(*key, url, row.source, row.first_seen_at)
+                    external = ExternalUrl(*key, url, row.source, row.created_at)
                     by_key[key].setdefault(performer_id, external)
     found: dict[int, list[ExternalUrl]] = defaultdict(list)
     for _, holders in sorted(by_key.items()):
@@ -265,18 +263,18 @@ def _external_urls(
 
 
 def _merged_ids(
-    gone: Mapping[RecordKey, tuple[str, Instant | None]], members: Mapping[int, Sequence[Member]]
+    gone: Mapping[RecordKey, str], members: Mapping[int, Sequence[Member]]
 ) -> dict[int, tuple[MergedId, ...]]:
     owner = {(row.source, row.source_id): number for number, rows in members.items() for row in rows}
     found: dict[int, list[MergedId]] = defaultdict(list)
-    for (source, source_id), (target, deleted_at) in sorted(gone.items()):
+    for (source, source_id), target in sorted(gone.items()):
         seen = {source_id}
         while (source, target) in gone and target not in seen:
             seen.add(target)
-            target = gone[source, target][0]
+            target = gone[source, target]
         performer_id = owner.get((source, target))
         if performer_id is not None and (source, source_id) not in owner:
-            found[performer_id].append(MergedId(source, source_id, deleted_at))
+            found[performer_id].append(MergedId(source, source_id))
     return {performer_id: tuple(merged) for performer_id, merged in found.items()}
 
 
@@ -295,18 +293,25 @@ def _performer(performer_id: int, grouped: _GroupedRows) -> ReleasedPerformer:
         stashdb_updated_at=next((row.updated_at for row in rows if row.source == "stashdb"), None),
         face_count=len(own_faces),
         image_url=_image_url(own_faces, boxes, grouped.pictures),
-        created_at=grouped.created[performer_id],
-        updated_at=max(row.changed_at for row in rows),
-        stash_box_ids=tuple(StashBoxId(row.source, row.source_id, row.first_seen_at) for row in boxes),
+        created_at=min(filter(None, (row.created_at for row in rows)), default=None),
+        updated_at=max(filter(None, (row.updated_at for row in rows)), default=None),
+        stash_box_ids=tuple(StashBoxId(row.source, row.source_id, row.created_at) for row in boxes),
         aliases=_aliases(names[0], rows, grouped.aliases, grouped.hosts),
         urls=grouped.urls.get(performer_id, ()),
         merged_ids=grouped.merged.get(performer_id, ()),
+        places=merged_places(
+            [
+                StatedPlaces(stated, row.source, row.created_at)
+                for row in rows
+                if (stated := grouped.places.get((row.source, row.source_id))) is not None
+            ]
+        ),
     )
 
 
 def _clean(text: str) -> str:
     """The text without HTML entities, which some sources deliver in names, and without outer space."""
-    return (html.unescape(text) if "&" in text else text).strip()
+    return (without_entities(text) if "&" in text else text).strip()
 
 
 def _personal_fields(rows: Sequence[Member]) -> dict[str, str | int | None]:
@@ -324,24 +329,27 @@ def _aliases(
     rows: Sequence[Member],
     aliases: Mapping[RecordKey, Sequence[str]],
     hosts: Mapping[str, str],
-) -> tuple[tuple[str, str, Instant], ...]:
+) -> tuple[tuple[str, str, Instant | None], ...]:
     """The aliases and other names of all records without `name`, each with the first source that has it.
 
     An alias counts when a stash-box or a second source has it: a single site may list a legal name as a stage name.
     """
-    found: dict[str, tuple[str, str, Instant]] = {}
+    found: dict[str, tuple[str, str, Instant | None]] = {}
     first_source: dict[str, str] = {}
     confirmed: set[str] = set()
+    # Most people have records of stash-boxes only, which need no folding.
+    folded = not all(row.source in hosts for row in rows)
     for row in rows:
         source = row.source
         for text in (row.name or "", *aliases.get((source, row.source_id), ())):
             alias = _clean(text)
-            folded = alias.casefold()
-            if source in hosts or first_source.setdefault(folded, source) != source:
-                confirmed.add(folded)
+            if folded:
+                key = alias.casefold()
+                if source in hosts or first_source.setdefault(key, source) != source:
+                    confirmed.add(key)
             if alias and alias != name:
-                found.setdefault(alias, (alias, source, row.first_seen_at))
-    return tuple(found[alias] for alias in sorted(found) if alias.casefold() in confirmed)
+                found.setdefault(alias, (alias, source, row.created_at))
+    return tuple(found[alias] for alias in sorted(found) if not folded or alias.casefold() in confirmed)
 
 
 def _without_box_faces(

@@ -13,7 +13,8 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from stash_sense_pipeline.catalog.bounded_reads import streamed
-from stash_sense_pipeline.catalog.schema import embeddings, trusted_faces
+from stash_sense_pipeline.catalog.queries.identity.trusted_faces import trusted_table
+from stash_sense_pipeline.catalog.schema import embeddings
 from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.foundation.errors import ReleaseError
 
@@ -33,7 +34,10 @@ class FaceOrder:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of face and performer ids in order. The steps of a release compare it to prove that they use one order."""
+        """SHA-256 of face and performer ids in order. The steps of a release compare it to prove that they use one order.
+
+        It is no part of a release, because two catalogs give other ids to the same faces.
+        """
         pairs = np.stack([self.face_ids, self.performer_ids]).astype("<i8")
         return hashlib.sha256(pairs.tobytes()).hexdigest()
 
@@ -71,16 +75,20 @@ class VectorBlock:
     model_digest: str
 
 
-def face_order(engine: sa.Engine) -> FaceOrder:
-    """The trusted faces at positions 0..n-1: by performer, best face first. ReleaseError when there are none."""
+def face_order(engine: sa.Engine, second: bool = False) -> FaceOrder:
+    """The trusted faces of one pack at positions 0..n-1: by performer, best face first. ReleaseError when there are none.
+
+    `second`: the faces are those of the second pack.
+    """
     with reading(engine) as connection:
-        return read_face_order(connection)
+        return read_face_order(connection, second)
 
 
-def read_face_order(connection: sa.Connection) -> FaceOrder:
+def read_face_order(connection: sa.Connection, second: bool = False) -> FaceOrder:
     """Like face_order, in the caller's transaction."""
-    query = sa.select(trusted_faces.c.face_id, trusted_faces.c.performer_id).order_by(
-        trusted_faces.c.performer_id, trusted_faces.c.rank, trusted_faces.c.face_id
+    table = trusted_table(second).c
+    query = sa.select(table.face_id, table.performer_id).order_by(
+        table.performer_id, table.rank, table.face_id
     )
     rows = list(streamed(connection, query))
     if not rows:
@@ -188,11 +196,7 @@ def _blocks_after(
 
 
 def _missing_vectors_text(connection: sa.Connection, order: FaceOrder, model: str) -> str:
-    query = (
-        sa.select(embeddings.c.face_id)
-        .join(trusted_faces, trusted_faces.c.face_id == embeddings.c.face_id)
-        .where(embeddings.c.model == model)
-    )
+    query = sa.select(embeddings.c.face_id).where(embeddings.c.model == model)
     known = np.array(connection.execute(query).scalars().all(), dtype=np.int64)
     without = order.face_ids[~np.isin(order.face_ids, known)]
     return (

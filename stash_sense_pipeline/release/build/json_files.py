@@ -17,6 +17,10 @@ from stash_sense_pipeline.release.build.staging import disk_errors
 from stash_sense_pipeline.release.contract import FACES_JSON, PERFORMERS_DB, PERFORMERS_JSON, endpoint_rank
 from stash_sense_pipeline.settings.known_sources import ENDPOINT_PRIORITY
 
+# The page of the sidecar inserts names, countries and addresses into HTML as they are.
+_MARKUP = str.maketrans({"<": "\u2039", ">": "\u203a", '"': "\u201d"})
+_MARKUP_OF_ADDRESSES = str.maketrans({"<": "%3C", ">": "%3E", '"': "%22", " ": "%20"})
+
 
 @dataclass(frozen=True)
 class JsonReport:
@@ -69,6 +73,8 @@ def write_json_files(
     The sidecar shows the names of performers.json: those of people of one name are told apart by the rule `namesakes`.
     performers.db has the plain names.
 
+    The sidecar's page inserts these texts into HTML as they are, so none of them holds markup.
+
     faces.json: a list, position = id in every index, value = universal id. performers.json: universal id →
     {name, country, image_url, face_count}.
     """
@@ -86,9 +92,9 @@ def write_json_files(
     faces = [named[performer_id] for (performer_id,) in owners]
     performers = {
         named[number]: {
-            "name": shown.get(number, name),
-            "country": country,
-            "image_url": image_url,
+            "name": without_markup(shown.get(number, name)),
+            "country": None if country is None else without_markup(country),
+            "image_url": None if image_url is None else escaped_address(image_url),
             "face_count": face_count,
         }
         for number, name, country, image_url, face_count in people
@@ -97,6 +103,16 @@ def write_json_files(
         write_atomically(release / FACES_JSON, stable_json(faces))
         write_atomically(release / PERFORMERS_JSON, stable_json(performers))
     return JsonReport(len(faces), len(performers))
+
+
+def without_markup(text: str) -> str:
+    """The text with similar signs in place of those that begin or end a tag or the value of an attribute."""
+    return text.translate(_MARKUP)
+
+
+def escaped_address(address: str) -> str:
+    """The address with blanks, quotation marks and angle brackets escaped, as a browser does."""
+    return address.translate(_MARKUP_OF_ADDRESSES)
 
 
 def read_named_people(connection: sqlite3.Connection) -> list[NamedPerson]:
@@ -110,5 +126,5 @@ def read_named_people(connection: sqlite3.Connection) -> list[NamedPerson]:
 
 
 def stable_json(value: Any) -> str:
-    """Compact JSON with sorted keys: equal values give equal bytes."""
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")) + "\n"
+    """Compact JSON with sorted keys: equal values give equal bytes. ASCII: sidecars read in the encoding of their system."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":")) + "\n"

@@ -8,15 +8,19 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stash_sense_pipeline.faces.models.model_packs import ModelPack
 from stash_sense_pipeline.foundation.errors import ReleaseError
 from stash_sense_pipeline.foundation.files import sha256_file, write_atomically
 from stash_sense_pipeline.foundation.json_file import SMALL, read_json
 from stash_sense_pipeline.release.build.staging import disk_errors
-from stash_sense_pipeline.release.contract import MANIFEST, RELEASE_FORMAT, Flavour
+from stash_sense_pipeline.release.contract import MANIFEST, RELEASE_FORMAT, TATTOO_DIMENSIONS, Flavour
+from stash_sense_pipeline.release.versions import release_time
 from stash_sense_pipeline.settings.known_sources import ENDPOINT_PRIORITY
+
+if TYPE_CHECKING:
+    from stash_sense_pipeline.catalog.queries.tattoos.scans import TattooModels
 
 # How faces are aligned before they are embedded; the predecessor's manifests since 2026-02 say the same.
 ALIGNMENT = "insightface_norm_crop_5point"
@@ -28,10 +32,9 @@ DEMO_STATEMENT = (
 
 @dataclass(frozen=True)
 class ManifestFacts:
-    """A manifest without its checksums. `created_at` is the time of the newest change of the data, not of the build."""
+    """A manifest without its checksums."""
 
     version: str
-    created_at: str
     performer_count: int
     face_count: int
     sources: Sequence[str]
@@ -42,6 +45,8 @@ class ManifestFacts:
     index_choice: Mapping[str, Any] | None = None
     flavour: Flavour = Flavour.FULL
     priority: Sequence[str] = ENDPOINT_PRIORITY
+    # The networks that found and embedded the tattoos of the release, if it has any.
+    tattoo_models: TattooModels | None = None
 
 
 def write_manifest(
@@ -59,7 +64,7 @@ def write_manifest(
             "format": RELEASE_FORMAT,
             "version": facts.version,
             "flavour": facts.flavour.value,
-            "created_at": facts.created_at,
+            "created_at": release_time(facts.version),
             "performer_count": facts.performer_count,
             "face_count": facts.face_count,
             "sources": sorted(facts.sources),
@@ -67,13 +72,13 @@ def write_manifest(
             "checksums": {
                 path.name: f"sha256:{hashes.get(path.name) or sha256_file(path)}" for path in files
             },
-            "models": _models(facts.pack),
+            "models": _models(facts.pack) | _tattoo_models(facts.tattoo_models),
             "indices": {name: dict(made) for name, made in facts.indices.items()},
             **({"index_choice": dict(facts.index_choice)} if facts.index_choice else {}),
             "reproducible": all(made["reproducible"] for made in facts.indices.values()),
             "input_digest": facts.input_digest,
         }
-        text = json.dumps(manifest, sort_keys=True, ensure_ascii=False, indent=2) + "\n"
+        text = json.dumps(manifest, sort_keys=True, indent=2) + "\n"
         write_atomically(release / MANIFEST, text)
     return manifest
 
@@ -99,6 +104,16 @@ def read_manifest(release: Path) -> dict[str, Any]:
             f"{path} was written by a newer program (format {newest}); upgrade stash-sense"
         )
     return manifest
+
+
+def _tattoo_models(models: TattooModels | None) -> dict[str, Any]:
+    if models is None:
+        return {}
+    return {
+        "tattoo_dim": TATTOO_DIMENSIONS,
+        "tattoo_detector_sha256": models.detector,
+        "tattoo_embedder_sha256": models.embedder,
+    }
 
 
 def _models(pack: ModelPack) -> dict[str, Any]:

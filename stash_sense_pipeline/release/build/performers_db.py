@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,9 +13,10 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
+from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.foundation.errors import ReleaseError
 from stash_sense_pipeline.foundation.files import replacing, sha256_file
-from stash_sense_pipeline.foundation.runtime_tuning import collector_paused
+from stash_sense_pipeline.foundation.runtime_tuning import collector_paused, rare_collections
 from stash_sense_pipeline.release.build.content import (
     ProfileKey,
     ReleaseContent,
@@ -22,138 +24,18 @@ from stash_sense_pipeline.release.build.content import (
     read_content,
 )
 from stash_sense_pipeline.release.build.content_rows import Instant, ReleasedFace
+from stash_sense_pipeline.release.build.performers_db_schema import INDEXES, SCHEMA
 from stash_sense_pipeline.release.build.staging import Staging, disk_errors
-from stash_sense_pipeline.release.contract import PERFORMERS_DB, PERSONAL_FIELDS, SCHEMA_VERSION
+from stash_sense_pipeline.release.build.tattoos.tattoo_rows import TattooDetections, TattooSpec, read_tattoos
+from stash_sense_pipeline.release.contract import PERFORMERS_DB, PERSONAL_FIELDS, PLACE_TABLES, SCHEMA_VERSION
 from stash_sense_pipeline.settings.known_sources import ENDPOINT_PRIORITY
 
 _TO_THE_SECOND = len("2026-01-31T04:05:06")
-# The sidecar unpacks `SELECT *` of performers, stashbox_ids, aliases and faces into fixed fields: one column more or less
-# breaks it.
-_SCHEMA = """
-CREATE TABLE schema_version (version INTEGER PRIMARY KEY);
-CREATE TABLE performers (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    canonical_name TEXT NOT NULL,
-    disambiguation TEXT,
-    gender TEXT,
-    country TEXT,
-    ethnicity TEXT,
-    birth_date TEXT,
-    death_date TEXT,
-    height_cm INTEGER,
-    eye_color TEXT,
-    hair_color TEXT,
-    career_start_year INTEGER,
-    career_end_year INTEGER,
-    scene_count INTEGER,
-    stashdb_updated_at TEXT,
-    face_count INTEGER DEFAULT 0,
-    image_url TEXT,
-    created_at TEXT DEFAULT (datetime('now')),
-    updated_at TEXT DEFAULT (datetime('now'))
-);
-CREATE TABLE stashbox_ids (
-    performer_id INTEGER NOT NULL REFERENCES performers(id) ON DELETE CASCADE,
-    endpoint TEXT NOT NULL,
-    stashbox_performer_id TEXT NOT NULL,
-    created_at TEXT DEFAULT (datetime('now')),
-    PRIMARY KEY (endpoint, stashbox_performer_id)
-);
-CREATE TABLE aliases (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    performer_id INTEGER NOT NULL REFERENCES performers(id) ON DELETE CASCADE,
-    alias TEXT NOT NULL,
-    source_endpoint TEXT,
-    created_at TEXT DEFAULT (datetime('now')),
-    UNIQUE (performer_id, alias)
-);
-CREATE TABLE faces (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    performer_id INTEGER NOT NULL REFERENCES performers(id) ON DELETE CASCADE,
-    facenet_index INTEGER NOT NULL UNIQUE,
-    arcface_index INTEGER NOT NULL UNIQUE,
-    image_url TEXT,
-    source_endpoint TEXT NOT NULL,
-    quality_score REAL,
-    created_at TEXT DEFAULT (datetime('now')),
-    pruned INTEGER DEFAULT 0,
-    yaw REAL
-);
-CREATE TABLE external_urls (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    performer_id INTEGER NOT NULL REFERENCES performers(id) ON DELETE CASCADE,
-    site TEXT NOT NULL,
-    url TEXT NOT NULL,
-    normalized_id TEXT NOT NULL,
-    source_endpoint TEXT NOT NULL,
-    confidence REAL DEFAULT 1.0,
-    created_at TEXT DEFAULT (datetime('now')),
-    UNIQUE (site, normalized_id)
-);
-CREATE TABLE merged_ids (
-    performer_id INTEGER NOT NULL REFERENCES performers(id) ON DELETE CASCADE,
-    merged_stashbox_id TEXT NOT NULL,
-    endpoint TEXT NOT NULL,
-    merged_at TEXT DEFAULT (datetime('now')),
-    PRIMARY KEY (endpoint, merged_stashbox_id)
-);
-CREATE TABLE tattoos (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    performer_id INTEGER NOT NULL REFERENCES performers(id) ON DELETE CASCADE,
-    location TEXT,
-    description TEXT,
-    source_endpoint TEXT,
-    created_at TEXT DEFAULT (datetime('now')),
-    UNIQUE (performer_id, location, description)
-);
-CREATE TABLE piercings (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    performer_id INTEGER NOT NULL REFERENCES performers(id) ON DELETE CASCADE,
-    location TEXT,
-    description TEXT,
-    source_endpoint TEXT,
-    created_at TEXT DEFAULT (datetime('now')),
-    UNIQUE (performer_id, location, description)
-);
-CREATE TABLE body_proportions (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    performer_id INTEGER NOT NULL REFERENCES performers(id) ON DELETE CASCADE,
-    shoulder_hip_ratio REAL,
-    leg_torso_ratio REAL,
-    arm_span_height_ratio REAL,
-    confidence REAL
-);
-CREATE TABLE tattoo_detections (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    performer_id INTEGER NOT NULL REFERENCES performers(id) ON DELETE CASCADE,
-    has_tattoos INTEGER,
-    confidence REAL,
-    detections_json TEXT
-);
-"""
-
-_INDEXES = """
-CREATE INDEX idx_performers_name ON performers(canonical_name);
-CREATE INDEX idx_performers_country ON performers(country);
-CREATE INDEX idx_performers_ethnicity ON performers(ethnicity);
-CREATE INDEX idx_performers_height ON performers(height_cm);
-CREATE INDEX idx_performers_scene_count ON performers(scene_count);
-CREATE INDEX idx_performers_stashdb_updated ON performers(stashdb_updated_at);
-CREATE INDEX idx_stashbox_performer ON stashbox_ids(performer_id);
-CREATE INDEX idx_stashbox_id ON stashbox_ids(stashbox_performer_id);
-CREATE INDEX idx_aliases_performer ON aliases(performer_id);
-CREATE INDEX idx_aliases_alias ON aliases(alias COLLATE NOCASE);
-CREATE INDEX idx_faces_performer ON faces(performer_id);
-CREATE INDEX idx_urls_performer ON external_urls(performer_id);
-CREATE INDEX idx_urls_site ON external_urls(site, normalized_id);
-CREATE INDEX idx_urls_normalized ON external_urls(normalized_id);
-CREATE INDEX idx_merged_performer ON merged_ids(performer_id);
-"""
 
 
 @dataclass(frozen=True)
 class DatabaseReport:
-    """What performers.db holds. `order_digest` must be that of the indices, `content_digest` that of the catalog."""
+    """What performers.db holds. `order_digest` must be that of the indices, the other digests those of the catalog."""
 
     performers: int
     faces: int
@@ -161,33 +43,47 @@ class DatabaseReport:
     aliases: int
     external_urls: int
     merged_ids: int
+    tattoos: int
+    piercings: int
+    tattoo_detections: int
     sources: tuple[str, ...]
-    newest_change: str
     order_digest: str
     content_digest: str
+    tattoos_digest: str | None
     sha256: str
     size_bytes: int
     seconds: float
 
 
-def build_performers_db(
-    engine: sa.Engine,
-    path: Path,
-    hosts: Mapping[str, str],
-    *,
-    profile_key: ProfileKey | None = None,
-    priority: Sequence[str] = ENDPOINT_PRIORITY,
-) -> DatabaseReport:
-    """Writes the performers with trusted faces to `path`. `hosts`, `profile_key` and `priority` as in read_content.
+@dataclass(frozen=True)
+class DatabaseSpec:
+    """What performers.db is made of. `hosts`, `profile_key` and `priority` as in read_content, `tattoos` as read_tattoos."""
 
-    The same catalog gives the same bytes: all times come from its rows. Tables of the contract without data here
-    (tattoos, body proportions) are created empty. Raises ReleaseError as read_content does, or when the file cannot be
-    written; `path` is then unchanged. The verification of the release runs SQLite's own checks of the file.
+    hosts: Mapping[str, str]
+    profile_key: ProfileKey | None = None
+    priority: Sequence[str] = ENDPOINT_PRIORITY
+    tattoos: TattooSpec | None = None
+
+
+@rare_collections()
+def build_performers_db(engine: sa.Engine, path: Path, spec: DatabaseSpec) -> DatabaseReport:
+    """Writes the performers with trusted faces to `path`.
+
+    The same content gives the same bytes, in whatever order and when it was collected: faces are numbered by position,
+    and all times are those that the sources state. Tables of the contract without data here (body
+    proportions) are created empty. Raises ReleaseError as read_content does, or when the file cannot be written; `path`
+    is then unchanged. The verification of the release runs SQLite's own checks of the file.
     """
     begun = time.monotonic()
-    content = read_content(engine, hosts, profile_key, priority)
-    with disk_errors(f"write {path}"), replacing(path) as temporary, collector_paused():
-        _write(content, temporary)
+    content = read_content(engine, spec.hosts, spec.profile_key, spec.priority)
+    with reading(engine) as connection:
+        tattoos = read_tattoos(connection, spec.tattoos)
+    detections = tattoos.detections if tattoos.left_out is None else ()
+    # SQLite makes its indexes and the final copy without the interpreter lock, which the digest needs.
+    with ThreadPoolExecutor(max_workers=1) as beside, collector_paused():
+        digest = beside.submit(lambda: content.digest)
+        with disk_errors(f"write {path}"), replacing(path) as temporary:
+            _write([*_tables(content), _detections(detections)], temporary)
     return DatabaseReport(
         performers=len(content.performers),
         faces=len(content.faces),
@@ -195,37 +91,33 @@ def build_performers_db(
         aliases=sum(len(performer.aliases) for performer in content.performers),
         external_urls=sum(len(performer.urls) for performer in content.performers),
         merged_ids=sum(len(performer.merged_ids) for performer in content.performers),
+        tattoos=sum(len(performer.places.get("tattoos", ())) for performer in content.performers),
+        piercings=sum(len(performer.places.get("piercings", ())) for performer in content.performers),
+        tattoo_detections=len(detections),
         sources=content.sources,
-        newest_change=iso_time(content.newest_change),
         order_digest=content.order.digest,
-        content_digest=content.digest,
+        content_digest=digest.result(),
+        tattoos_digest=tattoos.digest,
         sha256=sha256_file(path),
         size_bytes=path.stat().st_size,
         seconds=time.monotonic() - begun,
     )
 
 
-def stage_performers_db(
-    engine: sa.Engine,
-    staging: Staging,
-    hosts: Mapping[str, str],
-    *,
-    profile_key: ProfileKey | None = None,
-    priority: Sequence[str] = ENDPOINT_PRIORITY,
-) -> DatabaseReport:
+def stage_performers_db(engine: sa.Engine, staging: Staging, spec: DatabaseSpec) -> DatabaseReport:
     """Runs build_performers_db in a staging directory and writes its report for assemble_release."""
     path = staging.release / PERFORMERS_DB
-    report = build_performers_db(engine, path, hosts, profile_key=profile_key, priority=priority)
+    report = build_performers_db(engine, path, spec)
     staging.write_part("performers_db", asdict(report))
     return report
 
 
-def iso_time(moment: Instant) -> str:
+def _iso_time(moment: Instant | None) -> str | None:
     """The time as `2026-01-31T04:05:06Z`, the form of all times in a release."""
-    return moment[:_TO_THE_SECOND] + "Z"
+    return moment and moment[:_TO_THE_SECOND] + "Z"
 
 
-def _write(content: ReleaseContent, path: Path) -> None:
+def _write(tables: Iterable[_Table], path: Path) -> None:
     """Fills a scratch database and vacuums it into `path`, which then has no free pages and no journal."""
     scratch = path.with_name(f"{path.name}.scratch")
     scratch.unlink(missing_ok=True)
@@ -237,12 +129,12 @@ def _write(content: ReleaseContent, path: Path) -> None:
             connection.execute("PRAGMA synchronous = OFF")
             connection.execute("PRAGMA foreign_keys = OFF")
             connection.execute("PRAGMA cache_size = -65536")
-            connection.executescript(_SCHEMA)
+            connection.executescript(SCHEMA)
             connection.execute("BEGIN")
-            for table in _tables(content):
+            for table in tables:
                 _insert(connection, table)
             connection.execute("COMMIT")
-            connection.executescript(_INDEXES)
+            connection.executescript(INDEXES)
             connection.execute("VACUUM INTO ?", (str(path),))
     except sqlite3.Error as error:
         raise ReleaseError(f"cannot write {PERFORMERS_DB}: {error}") from error
@@ -271,6 +163,7 @@ def _tables(content: ReleaseContent) -> Iterator[_Table]:
     yield from _records_and_aliases(content.performers)
     yield _faces(content.faces)
     yield from _urls_and_merged_ids(content.performers)
+    yield from (_places(table, content.performers) for table in PLACE_TABLES)
 
 
 def _performers(people: Sequence[ReleasedPerformer]) -> _Table:
@@ -291,11 +184,11 @@ def _performers(people: Sequence[ReleasedPerformer]) -> _Table:
                 person.performer_id,
                 person.name,
                 *(person.fields[field] for field in PERSONAL_FIELDS),
-                person.stashdb_updated_at and iso_time(person.stashdb_updated_at),
+                _iso_time(person.stashdb_updated_at),
                 person.face_count,
                 person.image_url,
-                iso_time(person.created_at),
-                iso_time(person.updated_at),
+                _iso_time(person.created_at),
+                _iso_time(person.updated_at),
             )
             for person in people
         ),
@@ -307,7 +200,7 @@ def _records_and_aliases(people: Sequence[ReleasedPerformer]) -> Iterator[_Table
         "stashbox_ids",
         ("performer_id", "endpoint", "stashbox_performer_id", "created_at"),
         (
-            (person.performer_id, box.source, box.source_id, iso_time(box.created_at))
+            (person.performer_id, box.source, box.source_id, _iso_time(box.created_at))
             for person in people
             for box in person.stash_box_ids
         ),
@@ -316,7 +209,7 @@ def _records_and_aliases(people: Sequence[ReleasedPerformer]) -> Iterator[_Table
         "aliases",
         ("performer_id", "alias", "source_endpoint", "created_at"),
         (
-            (person.performer_id, alias, source, iso_time(created_at))
+            (person.performer_id, alias, source, _iso_time(created_at))
             for person in people
             for alias, source, created_at in person.aliases
         ),
@@ -340,14 +233,15 @@ def _faces(faces: Sequence[ReleasedFace]) -> _Table:
         ),
         (
             (
-                face.face_id,
+                position + 1,
                 face.performer_id,
                 position,
                 position,
                 face.image_url,
                 face.source,
                 face.quality,
-                iso_time(face.created_at),
+                # When the catalog found the face is no content of the release, and no source knows of it.
+                None,
                 0,
                 face.yaw,
             )
@@ -369,7 +263,7 @@ def _urls_and_merged_ids(people: Sequence[ReleasedPerformer]) -> Iterator[_Table
             "created_at",
         ),
         (
-            (person.performer_id, url.site, url.url, url.key, url.source, 1.0, iso_time(url.created_at))
+            (person.performer_id, url.site, url.url, url.key, url.source, 1.0, _iso_time(url.created_at))
             for person in people
             for url in person.urls
         ),
@@ -378,8 +272,26 @@ def _urls_and_merged_ids(people: Sequence[ReleasedPerformer]) -> Iterator[_Table
         "merged_ids",
         ("performer_id", "merged_stashbox_id", "endpoint", "merged_at"),
         (
-            (person.performer_id, gone.source_id, gone.source, gone.merged_at and iso_time(gone.merged_at))
+            # No source states when it merged a record.
+            (person.performer_id, gone.source_id, gone.source, None)
             for person in people
             for gone in person.merged_ids
         ),
     )
+
+
+def _places(table: str, people: Sequence[ReleasedPerformer]) -> _Table:
+    """The places of tattoos or piercings. The description, a free text, is never asked for and stays NULL."""
+    return _Table(
+        table,
+        ("performer_id", "location", "source_endpoint", "created_at"),
+        (
+            (person.performer_id, place, source, _iso_time(created_at))
+            for person in people
+            for place, source, created_at in person.places.get(table, ())
+        ),
+    )
+
+
+def _detections(people: Sequence[TattooDetections]) -> _Table:
+    return _Table("tattoo_detections", TattooDetections._fields, people)

@@ -144,7 +144,7 @@ def build_index(
         facts = read_facts(connection, order, model)
     digest = index_digest(facts.digest, params)
     with disk_errors(f"write {path}"):
-        reused = task.reuse is not None and _reuse_published(task.reuse, task, digest, path)
+        reused = task.reuse is not None and reuse_published(task.reuse, model, digest, params.threads, path)
         if not reused:
             with replacing(path) as temporary:
                 blocks = _unchanged_blocks(engine, order, model, facts)
@@ -314,13 +314,16 @@ def write_index(
         index.save(stream)
 
 
-def _reuse_published(release: Path, task: IndexTask, digest: str, path: Path) -> bool:
-    """Links or copies the earlier release's index to `path` when a build would give the same; False when not."""
-    source = release / INDEX_FILES[task.model]
+def reuse_published(release: Path, model: str, digest: str, threads: int, path: Path) -> bool:
+    """Links or copies the earlier release's index of that name to `path` when a build would give the same; False when not.
+
+    `model`: its name in the manifest. `digest`, `threads`: of the index to build.
+    """
+    source = release / path.name
     try:
         manifest = read_json(release / MANIFEST, SMALL)
-        made = manifest["indices"][task.model]
-        same = made["input_digest"] == digest and made["threads"] == task.params.threads
+        made = manifest["indices"][model]
+        same = made["input_digest"] == digest and made["threads"] == threads
         if not same or manifest["checksums"][source.name] != f"sha256:{sha256_file(source)}":
             return False
     except (OSError, ValueError, KeyError, TypeError):

@@ -7,7 +7,7 @@ describes the failure.
 from __future__ import annotations
 
 import sqlite3
-from collections import defaultdict
+from collections import Counter, defaultdict
 from datetime import date
 
 from stash_sense_pipeline.foundation.files import open_regular
@@ -28,10 +28,12 @@ from stash_sense_pipeline.release.contract import (
     NEEDED_COLUMNS,
     PERFORMERS_DB,
     PERFORMERS_JSON,
+    PLACE_TABLES,
     SCHEMA_VERSION,
     endpoint_rank,
 )
 from stash_sense_pipeline.settings.known_sources import ENDPOINT_PRIORITY
+from stash_sense_pipeline.sources.cleaning.text import label
 
 # Of a list of endpoints in a manifest.
 _MOST_ENDPOINTS = 100
@@ -260,6 +262,42 @@ def _is_partial_date(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def places(release: OpenedRelease) -> str:
+    """Every tattoo and piercing has its place on the body, once a performer: the sidecar shows it."""
+    counted = []
+    with release.database() as connection:
+        for table in PLACE_TABLES:
+            rows = connection.execute(f"SELECT performer_id, location FROM {table}").fetchall()
+            refuse_examples(
+                [owner for owner, place in rows if not isinstance(place, str) or not place.strip()],
+                f"no place in {table} of performer",
+            )
+            repeated = Counter((owner, place.casefold()) for owner, place in rows)
+            refuse_examples(
+                [owner for (owner, _), times in repeated.items() if times > 1],
+                f"a place twice in {table} of performer",
+            )
+            counted.append(f"{len(rows)} {table}")
+    return ", ".join(counted)
+
+
+def place_texts(release: OpenedRelease) -> str:
+    """The places are short texts without control characters, and no row has a description, which is free text."""
+    with release.database() as connection:
+        for table in PLACE_TABLES:
+            query = f"SELECT performer_id, location, description FROM {table}"
+            rows = connection.execute(query).fetchall()
+            refuse_examples(
+                [owner for owner, _, description in rows if description is not None],
+                f"free text in {table} of performer",
+            )
+            refuse_examples(
+                [owner for owner, place, _ in rows if label(place) != place],
+                f"a long or unclean place in {table} of performer",
+            )
+    return "short places, no free text"
 
 
 def times(release: OpenedRelease) -> str:

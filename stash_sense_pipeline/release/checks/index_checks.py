@@ -16,7 +16,8 @@ from stash_sense_pipeline.release.contract import (
     SIDECAR_K,
 )
 
-_VECTORS_A_BLOCK = 20_000
+# Three copies of a block are in memory at a time: 24 MB.
+_VECTORS_A_BLOCK = 4_000
 
 
 # How far a length may be from 1: 8-bit storage rounds every number of a unit vector.

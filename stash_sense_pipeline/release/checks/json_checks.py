@@ -7,6 +7,7 @@ describes the failure.
 from __future__ import annotations
 
 import html
+import re
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -21,6 +22,8 @@ from stash_sense_pipeline.release.contract import (
     PERFORMERS_JSON,
     UNIVERSAL_ID_FORM,
 )
+
+_MARKUP = re.compile('[<>"]')
 
 
 def faces_json(release: OpenedRelease, counts: Mapping[str, int | None]) -> str:
@@ -73,9 +76,15 @@ def image_urls(release: OpenedRelease) -> str:
 
 
 def names(release: OpenedRelease) -> str:
+    """The sidecar's page inserts names, countries and addresses of images into HTML as they are."""
     odd = [uid for uid, entry in release.performers.items() if html.unescape(entry["name"]) != entry["name"]]
     refuse_examples(odd, "HTML entities in the name of")
-    return "no HTML entities"
+    for field in ("name", "country", "image_url"):
+        marked = [uid for uid, entry in release.performers.items() if _MARKUP.search(str(entry.get(field)))]
+        refuse_examples(
+            marked, f"a quotation mark or an angle bracket, which a page reads as HTML, in the {field} of"
+        )
+    return "no HTML in names, countries and addresses of images"
 
 
 def json_order(release: OpenedRelease) -> str:

@@ -6,7 +6,7 @@ import sqlite3
 import struct
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +28,7 @@ from stash_sense_pipeline.foundation.sqlite_file import (
 from stash_sense_pipeline.foundation.zip_file import OpenedZip, room_for
 from stash_sense_pipeline.release.build.archive import INDEX_SLACK, MAX_BYTES_A_VECTOR, MAX_ROWS
 from stash_sense_pipeline.release.build.manifest import read_manifest
+from stash_sense_pipeline.release.checks.check_result import CheckResult, Severity
 from stash_sense_pipeline.release.contract import (
     FACES_JSON,
     INDEX_FILES,
@@ -200,3 +201,28 @@ def refuse_examples(examples: Sequence[object], what: str) -> None:
     if examples:
         more = f" and {len(examples) - 1} more" if len(examples) > 1 else ""
         raise ValueError(f"{what}: {examples[0]}{more}")
+
+
+class Checks:
+    """Results of checks, in the order in which they ran."""
+
+    def __init__(self) -> None:
+        self.results: list[CheckResult] = []
+
+    def add(self, name: str, passed: bool, detail: str, severity: Severity = Severity.ERROR) -> None:
+        """Adds a result."""
+        # A release may contain a text of any length.
+        detail = detail if len(detail) <= MAX_DETAIL else f"{detail[:MAX_DETAIL]}…"
+        self.results.append(CheckResult(name, passed, detail, severity))
+
+    def run(
+        self, name: str, check: Callable[..., str], *arguments: Any, severity: Severity = Severity.ERROR
+    ) -> bool:
+        """Runs a check, which returns its finding or raises an error. True when it passed."""
+        try:
+            detail = check(*arguments)
+        except DAMAGE as error:
+            self.add(name, False, one_line(error), severity)
+            return False
+        self.add(name, True, detail, severity)
+        return True

@@ -19,7 +19,7 @@ from stash_sense_pipeline.release.checks.accuracy.exact_search import (
     exact_neighbours,
     sample_positions,
 )
-from stash_sense_pipeline.release.checks.accuracy.fusion import fused_distances
+from stash_sense_pipeline.release.checks.accuracy.fusion import fuse, nearest
 from stash_sense_pipeline.release.checks.accuracy.left_out import LeftOut
 from stash_sense_pipeline.release.checks.accuracy.thresholds import FACE_BUCKETS, bucket_name
 from stash_sense_pipeline.release.checks.check_result import CheckResult, Severity
@@ -267,23 +267,22 @@ def self_retrieval_check(
     `owners`: faces.json. `answers`: those of the two required models, to the same sampled faces. `gate`: the share of
     faces that is required.
     """
-    answered = {model: answers[model] for model in REQUIRED_MODELS}
-    positions = answered[REQUIRED_MODELS[0]].positions
-    right = 0
-    for place, position in enumerate(positions.tolist()):
-        ranked = fused_distances(
-            {model: answer.ids[place] for model, answer in answered.items()},
-            {model: answer.distances[place] for model, answer in answered.items()},
+    found = [answers[model] for model in REQUIRED_MODELS]
+    probes = found[0].positions
+    best, distance = nearest(
+        *fuse(
+            [each.ids for each in found], [each.distances for each in found], [each.ids < 0 for each in found]
         )
-        distance, best = ranked[0]
-        has_answer = all(answer.ids[place][0] >= 0 for answer in answered.values())
-        right += has_answer and owners[best] == owners[position] and distance <= SIDECAR_MAX_DISTANCE
-    share = right / len(positions)
+    )
+    # Where one index refuses the query, the sidecar has no answer.
+    right = np.all([each.ids[:, 0] >= 0 for each in found], axis=0) & (distance <= SIDECAR_MAX_DISTANCE)
+    pairs = zip(best[right].tolist(), probes[right].tolist(), strict=True)
+    share = sum(owners[answer] == owners[probe] for answer, probe in pairs) / len(probes)
     return CheckResult(
         "self_retrieval",
         share >= gate,
-        f"{share:.4f} of {len(positions)} faces find their own performer (limit {gate})",
-        numbers={"found": share, "faces": len(positions)},
+        f"{share:.4f} of {len(probes)} faces find their own performer (limit {gate})",
+        numbers={"found": share, "faces": len(probes)},
     )
 
 

@@ -1,20 +1,23 @@
-"""Shrinkage: people and faces lost since the last release, with and without a known cause."""
+"""Shrinkage: people and faces lost since the last release, of either format, with and without a known cause."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 import sqlalchemy as sa
 
+from stash_sense_pipeline.catalog.queries.sense2.ledger import Ledger
 from stash_sense_pipeline.catalog.schema import source_performers
 from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions
 from stash_sense_pipeline.records.record_key import RecordKey
 from stash_sense_pipeline.release.checks.check_result import CheckResult
 from stash_sense_pipeline.release.snapshot import (
+    LostFace,
+    face_changes,
     merged_performers,
-    read_face_sources,
     read_owners,
     read_snapshot,
 )
@@ -54,36 +57,79 @@ def find_losses(engine: sa.Engine, before: Path, after: Path, suppressions: Supp
     deleted = _deleted_upstream(engine)
     vanished = old.people.keys() - new.people.keys()
     merged = set().union(*merged_performers(old, new).values())
-    lost = [face for face in old.faces.items() if face[0] not in new.faces]
-    sources = read_face_sources(before) if lost else {}
+    lost = face_changes(old, new).lost
 
     def ended(record: RecordKey) -> bool:
         return record in deleted or suppressions.covers_record(*record) or suppressions.is_held(*record)
 
-    def explained(face_id: int, url: str, performer: int) -> bool:
-        records = old.records[performer]
-        at_source = [record for record in records if record[0] == sources[face_id]]
+    def explained(face: LostFace) -> bool:
+        records = old.records[face.performer_id]
+        at_source = [record for record in records if record[0] == face.source]
         return (
-            performer in merged
-            or (performer in vanished and all(ended(record) or record in new.owner for record in records))
+            face.performer_id in merged
+            or (
+                face.performer_id in vanished
+                and all(ended(record) or record in new.owner for record in records)
+            )
             or (bool(at_source) and all(map(ended, at_source)))
-            or suppressions.covers_url(url)
+            or suppressions.covers_url(face.url)
         )
 
-    unexplained = [owner for (face_id, url), owner in lost if not explained(face_id, url, owner)]
+    unexplained = [face.performer_id for face in lost if not explained(face)]
     return Losses(
         performers_before=len(old.people),
         performers=len(new.people),
         performers_gone=len(vanished),
-        faces_before=len(old.faces),
-        faces=len(new.faces),
+        faces_before=old.face_count,
+        faces=new.face_count,
         explained_performers=len(vanished - set(unexplained)),
         explained_faces=len(lost) - len(unexplained),
     )
 
 
-def shrink_check(losses: Losses, *, allowed: float, accepted: bool = False) -> CheckResult:
-    """Fails when more than the share `allowed` of people or faces is lost without explanation, unless `accepted`."""
+def find_ledger_losses(
+    engine: sa.Engine, ledger: Ledger, numbers: Collection[int], indices: Collection[int]
+) -> Losses:
+    """Compares a sense2 release that holds these performers and faces with the one before it, which the ledger knows.
+
+    A lost face is explained when it was erased, or when its performer was erased, or deleted or merged by its stash-box.
+    A lost performer is explained when it was erased, deleted or merged, or when all its lost faces are explained.
+    """
+    performers = [row for row in ledger.records if row.published]
+    faces = [row for row in ledger.faces if row.published]
+    lost = [row for row in faces if row.embedding_index not in indices]
+    vanished = {row.number for row in performers if row.number not in numbers}
+    deleted = _deleted_upstream(engine)
+    ended = {
+        row.number
+        for row in ledger.records
+        if row.source is None or row.source_id is None or (row.source, row.source_id) in deleted
+    }
+    unexplained = [row for row in lost if row.source is not None and row.owner not in ended]
+    owners = {row.owner for row in unexplained}
+    return Losses(
+        performers_before=len(performers),
+        performers=len(numbers),
+        performers_gone=len(vanished),
+        faces_before=len(faces),
+        faces=len(indices),
+        explained_performers=sum(number in ended or number not in owners for number in vanished),
+        explained_faces=len(lost) - len(unexplained),
+    )
+
+
+def shrink_check(
+    losses: Losses,
+    *,
+    allowed: float,
+    accepted: bool = False,
+    name: str = "no_unexplained_shrink",
+    remedy: str = "look at the last refreshes, then accept the loss with build --accept-shrink",
+) -> CheckResult:
+    """Fails when more than the share `allowed` of people or faces is lost without explanation, unless `accepted`.
+
+    `remedy`: what the operator must do after a failure.
+    """
     numbers = {
         "performers_before": losses.performers_before,
         "performers": losses.performers,
@@ -117,10 +163,10 @@ def shrink_check(losses: Losses, *, allowed: float, accepted: bool = False) -> C
                 f"and suppressions (limit {allowed:.0%})"
             )
             if not accepted:
-                detail += "; look at the last refreshes, then accept the loss with build --accept-shrink"
-            return CheckResult("no_unexplained_shrink", accepted, detail, numbers=numbers)
+                detail += f"; {remedy}"
+            return CheckResult(name, accepted, detail, numbers=numbers)
     return CheckResult(
-        "no_unexplained_shrink",
+        name,
         True,
         f"performers {losses.performers_before} to {losses.performers}, faces {losses.faces_before} to {losses.faces}",
         numbers=numbers,

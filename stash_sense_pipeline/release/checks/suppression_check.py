@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog.schema import faces, source_images, trusted_faces
+from stash_sense_pipeline.catalog.queries.identity.trusted_faces import trusted_table
+from stash_sense_pipeline.catalog.schema import faces, source_images
 from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.foundation.errors import DatabaseFileError, ReleaseError
 from stash_sense_pipeline.foundation.json_file import LARGE, read_json
@@ -25,8 +26,10 @@ from stash_sense_pipeline.release.checks.opened_release import open_database
 from stash_sense_pipeline.release.contract import PERFORMERS_DB
 
 # A universal id as the sidecar writes it, and a URL. No other text in the files identifies a record.
-_UNIVERSAL_ID = re.compile(r"([a-z0-9.-]+(?::\d+)?):([^\s:/]+)")
+_UNIVERSAL_ID = re.compile(r"([a-z0-9._-]+(?::\d+)?):([^\s:/]+)")
 _ADDRESS = re.compile(r"https?://\S+", re.IGNORECASE)
+# The beginning of a time, with a T, which no universal id and no address has there.
+_TIME = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]T*"
 # Text columns of performers.db with a record's source and id.
 _ID_COLUMNS = {
     "stashbox_ids": ("endpoint", "stashbox_performer_id"),
@@ -49,47 +52,72 @@ class HeldKeys:
         return bool(self.records or self.urls)
 
 
+class Keys:
+    """The records and addresses that the files of a release name."""
+
+    def __init__(self) -> None:
+        self._records: set[tuple[str, str]] = set()
+        self._texts: set[str] = set()
+
+    def add_database(
+        self, connection: sqlite3.Connection, id_columns: Iterable[tuple[str, tuple[str, str]]]
+    ) -> None:
+        """Adds all texts of a database. `id_columns`: tables with the columns of a record's source and id."""
+        names = [
+            name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        ]
+        for name, (source, record) in id_columns:
+            if name in names:
+                query = f"SELECT {source}, {record} FROM {name} WHERE {record} IS NOT NULL"
+                self._records.update(connection.execute(query))
+        for name in names:
+            columns = [
+                row[1] for row in connection.execute(f'PRAGMA table_info("{name}")') if row[2] == "TEXT"
+            ]
+            for column in columns:
+                # Most texts are names and times. A text without either character is not a key, and neither is a time.
+                query = f"""SELECT "{column}" FROM "{name}"
+                    WHERE (instr("{column}", '/') OR instr("{column}", ':')) AND "{column}" NOT GLOB ?"""
+                found = connection.execute(query, (_TIME,))
+                self.add_texts(text for (text,) in found if isinstance(text, str))
+
+    def add_texts(self, texts: Iterable[str]) -> None:
+        """Adds texts, of which those that are universal ids and addresses count."""
+        self._texts.update(texts)
+
+    def held(self, suppressions: Suppressions, hosts: Mapping[str, str]) -> HeldKeys:
+        """The numbers of those that the list covers. `hosts`: the part of universal ids before the colon, by source."""
+        records = set(self._records)
+        sources = {host: source for source, host in hosts.items()}
+        urls: set[str] = set()
+        for text in self._texts:
+            if "/" in text:
+                if _ADDRESS.fullmatch(text):
+                    urls.add(text)
+            elif ":" in text:
+                universal = _UNIVERSAL_ID.fullmatch(text)
+                if universal is not None and universal[1] in sources:
+                    records.add((sources[universal[1]], universal[2]))
+        return HeldKeys(
+            records=sum(suppressions.covers_record(*record) for record in records),
+            urls=sum(map(suppressions.covers_url, urls)) if suppressions.urls else 0,
+            of_records=len(records),
+            of_urls=len(urls),
+        )
+
+
 def held_keys(release: Path, suppressions: Suppressions, hosts: Mapping[str, str]) -> HeldKeys:
     """Counts suppressed records and URLs in all texts of performers.db and the JSON files of a release directory.
 
     `hosts` maps a stash-box's short name to the host in universal ids. Raises ValueError for damaged files, and for a
     database that holds anything but the tables of the contract.
     """
-    records: set[tuple[str, str]] = set()
-    texts: set[str] = set()
+    keys = Keys()
     with _database(release) as connection:
-        names = [
-            name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-        ]
-        for name in names:
-            columns = [
-                row[1] for row in connection.execute(f'PRAGMA table_info("{name}")') if row[2] == "TEXT"
-            ]
-            if name in _ID_COLUMNS:
-                pair = ", ".join(_ID_COLUMNS[name])
-                records.update(connection.execute(f"SELECT {pair} FROM {name}"))
-            for column in columns:
-                # Most texts are names. A text without either character is not a key.
-                query = f"""SELECT "{column}" FROM "{name}" WHERE instr("{column}", '/') OR instr("{column}", ':')"""
-                texts.update(text for (text,) in connection.execute(query) if isinstance(text, str))
+        keys.add_database(connection, _ID_COLUMNS.items())
     for path in sorted(release.glob("*.json")):
-        texts.update(texts_of(read_json(path, LARGE)))
-    sources = {host: source for source, host in hosts.items()}
-    urls: set[str] = set()
-    for text in texts:
-        if "/" in text:
-            if _ADDRESS.fullmatch(text):
-                urls.add(text)
-        elif ":" in text:
-            universal = _UNIVERSAL_ID.fullmatch(text)
-            if universal is not None and universal[1] in sources:
-                records.add((sources[universal[1]], universal[2]))
-    return HeldKeys(
-        records=sum(suppressions.covers_record(*record) for record in records),
-        urls=sum(map(suppressions.covers_url, urls)) if suppressions.urls else 0,
-        of_records=len(records),
-        of_urls=len(urls),
-    )
+        keys.add_texts(texts_of(read_json(path, LARGE)))
+    return keys.held(suppressions, hosts)
 
 
 def refuse_suppressed(release: Path, suppressions: Suppressions, hosts: Mapping[str, str]) -> None:
@@ -146,16 +174,20 @@ def check_suppressed_people(engine: sa.Engine, suppressions: Suppressions) -> Ch
     return CheckResult("suppressed_people", True, "no record matches a suppressed person")
 
 
-def check_suppressed_images(engine: sa.Engine, suppressions: Suppressions) -> CheckResult:
+def check_suppressed_images(
+    engine: sa.Engine, suppressions: Suppressions, second: bool = False
+) -> CheckResult:
     """No face of the release was cut from an image that the suppression list covers, or from a copy of one.
 
-    The release holds no digests of images: those of all trusted faces are in the catalog.
+    The release holds no digests of images: those of all trusted faces are in the catalog. `second`: the release holds the
+    faces of the second pack.
     """
+    trusted = trusted_table(second)
     query = (
         sa.select(source_images.c.sha256, source_images.c.picture_hash)
         .distinct()
-        .select_from(trusted_faces)
-        .join(faces, faces.c.face_id == trusted_faces.c.face_id)
+        .select_from(trusted)
+        .join(faces, faces.c.face_id == trusted.c.face_id)
         .join(
             source_images,
             (source_images.c.source == faces.c.source) & (source_images.c.image_id == faces.c.image_id),

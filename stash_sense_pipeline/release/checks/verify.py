@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import datetime
@@ -16,13 +16,14 @@ from stash_sense_pipeline.release.checks import database_checks, index_checks, j
 from stash_sense_pipeline.release.checks.check_result import CheckResult, Severity
 from stash_sense_pipeline.release.checks.opened_release import (
     DAMAGE,
-    MAX_DETAIL,
+    Checks,
     OpenedRelease,
     one_line,
     refuse_examples,
     room_to_unpack,
     unpack,
 )
+from stash_sense_pipeline.release.checks.tattoos import tattoo_files
 from stash_sense_pipeline.release.checks.voyager_file import VoyagerFile
 from stash_sense_pipeline.release.contract import (
     ASSET_LIMIT_BYTES,
@@ -34,9 +35,6 @@ from stash_sense_pipeline.release.contract import (
     OPTIONAL_FILES,
     PERFORMERS_JSON,
     REQUIRED_FILES,
-    TATTOO_DIMENSIONS,
-    TATTOO_INDEX,
-    TATTOO_JSON,
     Flavour,
 )
 from stash_sense_pipeline.release.versions import is_version, named_release
@@ -54,7 +52,7 @@ def verify_release(path: Path, name: str | None = None) -> tuple[CheckResult, ..
     Damage does not raise: a file that cannot be read fails the checks that need it. A release that is too large is
     refused first. A zip is unpacked to a temporary directory.
     """
-    checks = _Checks()
+    checks = Checks()
     try:
         _verify(checks, path, path.name if name is None else name)
     except OSError as error:
@@ -62,7 +60,7 @@ def verify_release(path: Path, name: str | None = None) -> tuple[CheckResult, ..
     return tuple(checks.results)
 
 
-def _verify(checks: _Checks, path: Path, name: str) -> None:
+def _verify(checks: Checks, path: Path, name: str) -> None:
     if not path.exists():
         checks.add("archive", False, f"there is no {path}")
         return
@@ -79,28 +77,6 @@ def _verify(checks: _Checks, path: Path, name: str) -> None:
             _check_release(checks, release, name)
             size = size or sum(member.stat().st_size for member in _files(directory))
             checks.run("size", _size, size, severity=Severity.WARNING)
-
-
-class _Checks:
-    def __init__(self) -> None:
-        self.results: list[CheckResult] = []
-
-    def add(self, name: str, passed: bool, detail: str, severity: Severity = Severity.ERROR) -> None:
-        # A release may contain a text of any length.
-        detail = detail if len(detail) <= MAX_DETAIL else f"{detail[:MAX_DETAIL]}…"
-        self.results.append(CheckResult(name, passed, detail, severity))
-
-    def run(
-        self, name: str, check: Callable[..., str], *arguments: Any, severity: Severity = Severity.ERROR
-    ) -> bool:
-        """Runs a check, which returns its finding or raises an error. True when it passed."""
-        try:
-            detail = check(*arguments)
-        except DAMAGE as error:
-            self.add(name, False, one_line(error), severity)
-            return False
-        self.add(name, True, detail, severity)
-        return True
 
 
 # --- the container --------------------------------------------------------------------------------------------------
@@ -138,7 +114,7 @@ def _files(directory: Path) -> list[Path]:
 # --- what is inside -------------------------------------------------------------------------------------------------
 
 
-def _check_release(checks: _Checks, release: OpenedRelease, name: str) -> None:
+def _check_release(checks: Checks, release: OpenedRelease, name: str) -> None:
     try:
         _ = release.manifest
     except NewerReleaseError as error:
@@ -150,24 +126,31 @@ def _check_release(checks: _Checks, release: OpenedRelease, name: str) -> None:
     checks.run("required_files", _required_files, release)
     checks.run("no_other_files", _no_other_files, release)
     checks.run("manifest", _manifest, release)
+    checks.run("manifest_sources", _manifest_sources, release)
+    checks.run("manifest_counts", _manifest_counts, release)
     checks.run("version", _version, release, name)
-    # Voyager's native code loads the indices, while the other checks, mostly Python, use a second core.
-    index_results, other_results = _Checks(), _Checks()
-    with ThreadPoolExecutor(max_workers=1) as index_checker:
-        counted = index_checker.submit(
-            lambda: {model: _check_index(index_results, release, model) for model in release.models}
-        )
-        checks.run("checksums", _checksums, release)
+    # The indices are loaded and files hashed without the interpreter lock, while the other checks, mostly Python, use a
+    # second core.
+    file_results, other_results = Checks(), Checks()
+    with ThreadPoolExecutor(max_workers=1) as file_checker:
+        counted = file_checker.submit(_check_files, file_results, release)
         _check_json_files(other_results, release)
         _check_database(other_results, release)
         counts = counted.result()
-    checks.results += index_results.results
+    checks.results += file_results.results
     checks.run("faces_json", json_checks.faces_json, release, counts)
     checks.results += other_results.results
-    checks.run("tattoo_files", _tattoo_files, release)
+    checks.run("tattoo_files", tattoo_files.tattoo_files, release)
+    checks.run("tattoo_enough", tattoo_files.enough_tattoos, release, severity=Severity.WARNING)
 
 
-def _check_json_files(checks: _Checks, release: OpenedRelease) -> None:
+def _check_files(checks: Checks, release: OpenedRelease) -> dict[str, int | None]:
+    """Checks the checksums and the face indices. Returns the number of elements of each index, as _check_index does."""
+    checks.run("checksums", _checksums, release)
+    return {model: _check_index(checks, release, model) for model in release.models}
+
+
+def _check_json_files(checks: Checks, release: OpenedRelease) -> None:
     """Checks the JSON files, without the comparison with the indices."""
     checks.run("faces_json_gaps", json_checks.faces_json_gaps, release, severity=Severity.WARNING)
     checks.run("universal_ids", json_checks.universal_ids, release)
@@ -212,17 +195,23 @@ def _manifest(release: OpenedRelease) -> str:
         value = manifest.get(key)
         if not isinstance(value, kind) or isinstance(value, bool):
             raise ValueError(f"{key} must be {kind.__name__}, it is {value!r:.80}")
-    refuse_examples(
-        [name for name in manifest["sources"] if not isinstance(name, str) or not name], "sources: not a name"
-    )
     datetime.fromisoformat(manifest["created_at"])
-    if manifest["sources"] != sorted(manifest["sources"]):
+    return f"{len(wanted)} keys of the contract"
+
+
+def _manifest_sources(release: OpenedRelease) -> str:
+    sources = release.manifest["sources"]
+    refuse_examples([name for name in sources if not isinstance(name, str) or not name], "not a name")
+    if sources != sorted(sources):
         raise ValueError("sources are not sorted")
-    faces, performers = manifest["face_count"], manifest["performer_count"]
-    if faces != sum(uid is not None for uid in release.faces):
-        raise ValueError(
-            f"face_count is {faces}, but {FACES_JSON} holds {sum(u is not None for u in release.faces)}"
-        )
+    return ", ".join(sources)
+
+
+def _manifest_counts(release: OpenedRelease) -> str:
+    faces, performers = release.manifest["face_count"], release.manifest["performer_count"]
+    held = sum(uid is not None for uid in release.faces)
+    if faces != held:
+        raise ValueError(f"face_count is {faces}, but {FACES_JSON} holds {held}")
     if performers != len(release.performers):
         raise ValueError(
             f"performer_count is {performers}, but {PERFORMERS_JSON} holds {len(release.performers)}"
@@ -258,7 +247,7 @@ def _checksums(release: OpenedRelease) -> str:
 # --- indices --------------------------------------------------------------------------------------------------------
 
 
-def _check_index(checks: _Checks, release: OpenedRelease, model: str) -> int | None:
+def _check_index(checks: Checks, release: OpenedRelease, model: str) -> int | None:
     """Checks one face index and returns its number of elements, or None when it cannot be read."""
     path = release.directory / INDEX_FILES[model]
     found: list[tuple[VoyagerFile, Any]] = []
@@ -280,7 +269,7 @@ def _check_index(checks: _Checks, release: OpenedRelease, model: str) -> int | N
 # --- performers.db --------------------------------------------------------------------------------------------------
 
 
-def _check_database(checks: _Checks, release: OpenedRelease) -> None:
+def _check_database(checks: Checks, release: OpenedRelease) -> None:
     checks.run("database_journal_mode", database_checks.journal_mode, release)
     # Before all others: SQLite's own check evaluates expressions in the schema.
     if not checks.run("database_objects", database_checks.objects, release):
@@ -299,31 +288,6 @@ def _check_database(checks: _Checks, release: OpenedRelease) -> None:
     checks.run("database_image_urls", database_checks.database_image_urls, release)
     checks.run("database_dates", database_checks.dates, release)
     checks.run("database_times", database_checks.times, release)
-
-
-# --- optional files -------------------------------------------------------------------------------------------------
-
-
-def _tattoo_files(release: OpenedRelease) -> str:
-    index, entries = release.directory / TATTOO_INDEX, release.directory / TATTOO_JSON
-    if not index.exists() and not entries.exists():
-        return "not in this release"
-    if not (index.exists() and entries.exists()):
-        raise ValueError(f"{TATTOO_INDEX} and {TATTOO_JSON} only work together, and one is missing")
-    found: list[tuple[VoyagerFile, Any]] = []
-    index_checks.loads(index, found)
-    ((file, loaded),) = found
-    index_checks.space(file)
-    index_checks.dimensions(file, TATTOO_DIMENSIONS)
-    index_checks.tombstones(file)
-    index_checks.ids(file)
-    index_checks.vectors(loaded, file)
-    listed = release.json(TATTOO_JSON)
-    if not isinstance(listed, list) or len(listed) != file.count:
-        raise ValueError(f"{TATTOO_JSON} is not a list of {file.count} entries")
-    for position, entry in enumerate(listed):
-        if entry is not None and (
-            not isinstance(entry, dict) or entry.get("universal_id") not in release.performers
-        ):
-            raise ValueError(f"entry {position} of {TATTOO_JSON} names a performer who is not in the release")
-    return f"{file.count} tattoos"
+    checks.run("database_places", database_checks.places, release)
+    checks.run("database_place_texts", database_checks.place_texts, release, severity=Severity.WARNING)
+    checks.run("database_tattoo_detections", tattoo_files.tattoo_detections, release)

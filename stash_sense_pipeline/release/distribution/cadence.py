@@ -9,6 +9,7 @@ from pathlib import Path
 
 from stash_sense_pipeline.foundation.errors import ReleaseError
 from stash_sense_pipeline.foundation.progress import Progress
+from stash_sense_pipeline.release.build.manifest import read_manifest
 from stash_sense_pipeline.release.contract import Flavour
 from stash_sense_pipeline.release.distribution.github import Destination
 from stash_sense_pipeline.release.distribution.upload import UploadReport, repositories, upload_release
@@ -92,11 +93,22 @@ class AutomaticUpload:
                 return Decision(
                     True, f"{upload.version}, which users have, holds people who are suppressed now"
                 ), None
+            if _networks(before) != _networks(self.releases / version):
+                return Decision(
+                    True, f"the vectors of {upload.version}, which users have, are of other networks"
+                ), None
             waiting = _waiting(version, diff_releases(before, self.releases / version))
         except (ReleaseError, OSError, ValueError):
             return Decision(True, f"{upload.version}, which users have, cannot be read here"), None
         decision = decide(upload, waiting, self.cadence, destination.now().date())
         return decision, replace(upload, waiting=waiting)
+
+
+def _networks(release: Path) -> tuple[object, ...]:
+    """The detector and the embedders of a release. Releases are compared by people and pictures, not by vectors."""
+    models = read_manifest(release).get("models")
+    stated = models if isinstance(models, dict) else {}
+    return stated.get("detector_sha256"), stated.get("embedders")
 
 
 def _waiting(version: str, diff: ReleaseDiff) -> Waiting:

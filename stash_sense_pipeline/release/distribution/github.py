@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -48,8 +48,8 @@ def _utc_now() -> datetime:
 class Destination:
     """A repository `owner/name` of one flavour, the address of its API, and a token that may write its releases.
 
-    Reading a public repository takes no token. `sleep` waits between attempts and `now` is the time of an upload; tests
-    replace them.
+    Reading a public repository takes no token. `sense2`: it is the repository of sense2 releases. `sleep` waits between
+    attempts and `now` is the time of an upload; tests replace them.
     """
 
     repository: str
@@ -58,6 +58,7 @@ class Destination:
     sleep: Sleep = time.sleep
     flavour: Flavour = Flavour.FULL
     now: Callable[[], datetime] = _utc_now
+    sense2: bool = False
 
     def __post_init__(self) -> None:
         """Raises ConfigurationError when there is no repository."""
@@ -67,7 +68,7 @@ class Destination:
     @property
     def setting(self) -> str:
         """The key of sources.yaml that names the repository."""
-        kind = "" if self.flavour is Flavour.FULL else f"{self.flavour}_"
+        kind = "sense2_" if self.sense2 else "" if self.flavour is Flavour.FULL else f"{self.flavour}_"
         return f"export.github.{kind}repository"
 
 
@@ -197,16 +198,24 @@ class GithubReleases:
             )
         return found
 
-    def put_asset(self, release: Mapping[str, Any], file: Path, progress: Progress | None) -> None:
+    def put_asset(
+        self,
+        release: Mapping[str, Any],
+        file: Path,
+        progress: Progress | None,
+        *,
+        beside: Collection[str] = (),
+    ) -> None:
         """Makes the draft hold that file. The parts of interrupted uploads of it are removed first.
 
-        With a zip, other zips are removed too: the sidecar's updater takes the first one. Nothing else is removed.
+        With a zip, other zips that are not in `beside` are removed too: the sidecar's updater takes the first one. Nothing
+        else is removed.
         """
         for attempt in range(_TRIES):
             assets = self._ask("GET", f"{self._releases}/{release['id']}/assets?per_page={_PAGE}").json()
             complete = [asset for asset in assets if matches(asset, file)]
             for asset in assets:
-                if asset not in complete[:1] and _replaces(file, str(asset["name"])):
+                if asset not in complete[:1] and _replaces(file, str(asset["name"]), beside):
                     url = f"{self._releases}/assets/{asset['id']}"
                     self._ask("DELETE", url, expect=(204, 404))
             if complete:
@@ -320,9 +329,10 @@ def matches(asset: Mapping[str, Any], file: Path) -> bool:
     return not digest or digest == f"sha256:{sha256_file(file)}"
 
 
-def _replaces(file: Path, name: str) -> bool:
+def _replaces(file: Path, name: str, beside: Collection[str]) -> bool:
     """True when an asset of that name must not stay beside `file`."""
-    return name == file.name or (file.suffix == ".zip" and name.endswith(".zip"))
+    other = file.suffix == ".zip" and name.endswith(".zip") and name not in beside
+    return name == file.name or other
 
 
 def _blocks(stream: IO[bytes], size: int, progress: Progress | None) -> Iterator[bytes]:

@@ -27,6 +27,11 @@ _SMALL = (
     "This is the flavour small: the same people and faces, with vectors in one byte a number. Distances differ from those of"
     " the flavour full by about 0.01."
 )
+# The page of the sidecar has no setting for a distance, and shows names at every distance for a picture.
+_MATCH = (
+    "The sidecar's page shows a distance as a match in percent: {distance:.2f} is {match} %. Take a name with a lower match"
+    " as a guess."
+)
 _REMOVAL = (
     "{removed}Sidecars keep their old release in a folder `backup_*` of the data directory. Delete `backup_*` after a"
     " removal: people who asked to be removed are still in it."
@@ -86,6 +91,9 @@ def _distance_lines(checks: tuple[CheckResult, ...]) -> Iterator[str]:
         yield from ["", "What a distance means:", ""]
         yield from (f"- {float(row['distance']):.2f}: {_shares(row)}" for row in shown)
     yield from ["", f"**{check.detail}**"]
+    distance = check.numbers.get("distance")
+    if distance is not None:
+        yield from ["", _MATCH.format(distance=distance, match=round(100 * (1 - distance)))]
 
 
 def _shares(row: Mapping[str, Any]) -> str:

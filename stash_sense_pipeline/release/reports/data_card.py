@@ -24,10 +24,11 @@ from stash_sense_pipeline.release.build.manifest import read_manifest
 from stash_sense_pipeline.release.checks.accuracy.measurement import Accuracy
 from stash_sense_pipeline.release.checks.accuracy.thresholds import FACE_BUCKETS, bucket_name
 from stash_sense_pipeline.release.checks.check_result import CheckResult
-from stash_sense_pipeline.release.contract import PERFORMERS_DB
+from stash_sense_pipeline.release.contract import PERFORMERS_DB, PLACE_TABLES
 from stash_sense_pipeline.release.reports.accuracy_tables import group_blocks, threshold_blocks
 from stash_sense_pipeline.release.reports.document import Block, Heading, TableBlock, Text, markdown_document
-from stash_sense_pipeline.release.snapshot import read_face_sources
+from stash_sense_pipeline.release.reports.report_sections import tattoo_blocks
+from stash_sense_pipeline.release.snapshot import read_face_pictures
 
 _LIMITS = """\
 - The release holds only people that a stash-box lists, with the images that the sources chose: mostly posed, well lit
@@ -65,14 +66,18 @@ def write_data_card(
 
 
 def _people(release: Path) -> dict[int, dict[str, Any]]:
-    """The performers of the release with their fields and the sources of their faces."""
+    """The performers of the release with their fields, the sources of their faces, and the tables that list their marks."""
     with closing(sqlite3.connect(read_only_sqlite(release / PERFORMERS_DB), uri=True)) as connection:
         connection.row_factory = sqlite3.Row
         people = {row["id"]: dict(row) for row in connection.execute("SELECT * FROM performers")}
         for person in people.values():
             person["sources"] = Counter()
+            person["marks"] = set()
         for row in connection.execute("SELECT performer_id, source_endpoint FROM faces"):
             people[row["performer_id"]]["sources"][row["source_endpoint"]] += 1
+        for table in PLACE_TABLES:
+            for (number,) in connection.execute(f"SELECT DISTINCT performer_id FROM {table}"):
+                people[number]["marks"].add(table)
     return people
 
 
@@ -86,11 +91,11 @@ class _Counts:
 
 def _face_origins(engine: sa.Engine, release: Path) -> dict[str, FaceCounts]:
     """By source: the faces of the release that were seen or proven, and the claimed ones of the catalog."""
-    released = read_face_sources(release)
+    released = read_face_pictures(release)
     with reading(engine) as connection:
-        proven, stored = claimed_faces.proven_faces(connection), claimed_faces.face_counts(connection)
-    every = Counter(released.values())
-    of_claims = Counter(source for face_id, source in released.items() if face_id in proven)
+        proven, stored = claimed_faces.proven_pictures(connection), claimed_faces.face_counts(connection)
+    every = Counter(source for source, _ in released)
+    of_claims = Counter(picture[0] for picture in released if picture in proven)
     waiting = {source: counts.claimed for source, counts in stored.items() if counts.claimed}
     return {
         source: FaceCounts(waiting.get(source, 0), of_claims[source], every[source] - of_claims[source])
@@ -125,7 +130,7 @@ def _blocks(
         Text(
             f"{len(people)} performers with {sum(faces.values())} faces, from {', '.join(manifest['sources'])}."
         ),
-        Text(f"Newest data of {manifest['created_at']}. Input digest `{manifest['input_digest']}`."),
+        Text(f"{_newest_text(people)}Input digest `{manifest['input_digest']}`."),
         *_section("Sources", _source_table(people, faces)),
         Heading(2, "Where the vectors come from"),
         Text(
@@ -135,10 +140,12 @@ def _blocks(
         TableBlock("Where the vectors come from", _origin_table(counts)),
         *_section("Completeness", table_of(("faces", "performers"), _people_by_face_count(people))),
         TableBlock("Fields", _field_table(people)),
+        Text(_places_text(people)),
         Heading(2, "What a threshold means"),
         *threshold_blocks(accuracy.thresholds),
         Heading(2, "Errors by group"),
         *group_blocks(accuracy.groups),
+        *tattoo_blocks(checks),
         *_section(
             "Withheld and suppressed", table_of(("reason", "records or keys"), counts.withheld.items())
         ),
@@ -173,6 +180,18 @@ def _field_table(people: Mapping[int, Mapping[str, Any]]) -> Table:
         for field in ("gender", "ethnicity", "country", "birth_date")
     ]
     return table_of(("field", "performers with a value"), rows, {"performers with a value": ".0%"})
+
+
+def _newest_text(people: Mapping[int, Mapping[str, Any]]) -> str:
+    changes = [person["updated_at"] for person in people.values() if person["updated_at"] is not None]
+    return f"Newest record of {max(changes)}. " if changes else ""
+
+
+def _places_text(people: Mapping[int, Mapping[str, Any]]) -> str:
+    counted = [
+        f"{table} of {sum(table in person['marks'] for person in people.values())}" for table in PLACE_TABLES
+    ]
+    return f"Places on the body, without descriptions, as stash-boxes state them: {', '.join(counted)} performers."
 
 
 def _people_by_face_count(people: Mapping[int, Mapping[str, Any]]) -> Iterator[tuple[str, int]]:

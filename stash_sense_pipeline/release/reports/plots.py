@@ -22,7 +22,7 @@ def draw_plots(figures: Figures, directory: Path) -> None:
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     from matplotlib.figure import Figure
 
-    counts = Figure(figsize=(10, 4), layout="constrained")
+    counts = Figure(figsize=(10, 4))
     left, right = counts.subplots(1, 2)
     left.bar(list(figures.people_by_faces), list(figures.people_by_faces.values()))
     left.set(title="People by number of faces", xlabel="faces", ylabel="people")
@@ -30,7 +30,7 @@ def draw_plots(figures: Figures, directory: Path) -> None:
     right.set(title="Faces by source", xlabel="faces")
     _save(counts, directory / FACES_PLOT)
 
-    similarity = Figure(figsize=(5 * len(figures.similarities), 4), layout="constrained")
+    similarity = Figure(figsize=(5 * len(figures.similarities), 4))
     plots = similarity.subplots(1, len(figures.similarities), squeeze=False)[0]
     for axes, (model, pairs_of) in zip(plots, figures.similarities.items(), strict=True):
         for name, pairs in (("one person", pairs_of.genuine), ("two people", pairs_of.impostor)):
@@ -42,5 +42,7 @@ def draw_plots(figures: Figures, directory: Path) -> None:
 
 
 def _save(figure: Figure, path: Path) -> None:
+    # A layout that matplotlib computes takes half of the time that the plots take.
+    figure.subplots_adjust(left=0.09, right=0.98, bottom=0.14, top=0.9, wspace=0.3)
     # The version of matplotlib in the metadata would change the bytes.
     figure.savefig(path, dpi=100, metadata={"Software": None})

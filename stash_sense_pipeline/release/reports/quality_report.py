@@ -28,7 +28,7 @@ from stash_sense_pipeline.release.reports.html_page import html_page
 from stash_sense_pipeline.release.reports.plots import draw_plots
 from stash_sense_pipeline.release.reports.release_diff import ReleaseDiff
 from stash_sense_pipeline.release.reports.release_diff_tables import change_blocks, count_blocks
-from stash_sense_pipeline.release.reports.report_sections import check_blocks, figure_blocks
+from stash_sense_pipeline.release.reports.report_sections import check_blocks, figure_blocks, tattoo_blocks
 
 # The reports with names, the report without names for the UI, and the results of the checks.
 REPORT, PAGE, QUALITY, CHECKS = "report.md", "report.html", "quality.md", "checks.json"
@@ -51,7 +51,7 @@ def write_report(directory: Path, release: Path, content: ReportContent) -> None
     The same content gives the same bytes. The names come from `release`. Raises ReleaseError when it cannot be read or a
     file cannot be written.
     """
-    checks, figures, diff = content.checks, content.figures, content.diff
+    checks, figures = content.checks, content.figures
     with disk_errors(f"write {directory}"):
         make_directory(directory)
         write_atomically(directory / CHECKS, json.dumps([asdict(check) for check in checks], indent=1))
@@ -64,7 +64,7 @@ def write_report(directory: Path, release: Path, content: ReportContent) -> None
             each.file: (directory / each.file).read_bytes() for each in blocks if isinstance(each, Picture)
         }
         write_atomically(directory / PAGE, html_page(f"Release {content.version}", blocks, pictures))
-        write_atomically(directory / QUALITY, nameless_report(figures, diff))
+        write_atomically(directory / QUALITY, nameless_report(content))
 
 
 def _named_blocks(content: ReportContent, names: dict[int, str]) -> list[Block]:
@@ -73,6 +73,7 @@ def _named_blocks(content: ReportContent, names: dict[int, str]) -> list[Block]:
         Heading(1, f"Release {content.version}"),
         *check_blocks(content.checks),
         *(figure_blocks(figures, names, plots=True) if figures is not None else []),
+        *tattoo_blocks(content.checks),
         Heading(2, "What changed"),
         *(change_blocks(diff) if diff else [_FIRST]),
     ]
@@ -99,11 +100,12 @@ def read_quality(directory: Path) -> str | None:
     return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
-def nameless_report(figures: Figures | None, diff: ReleaseDiff | None) -> str:
+def nameless_report(content: ReportContent) -> str:
     """The report as Markdown without names and URLs. It gives people and faces by their ids."""
+    figures, diff = content.figures, content.diff
     blocks = figure_blocks(figures, {}, plots=False) if figures is not None else []
     changes = count_blocks(diff) if diff else [_FIRST]
-    return markdown_document([*blocks, Heading(2, "What changed"), *changes])
+    return markdown_document([*blocks, *tattoo_blocks(content.checks), Heading(2, "What changed"), *changes])
 
 
 def _names(release: Path) -> dict[int, str]:

@@ -8,7 +8,13 @@ from pathlib import Path
 
 from stash_sense_pipeline.privacy.redaction.mentions import ERASED
 from stash_sense_pipeline.privacy.suppression.suppression_list import NO_SUPPRESSIONS, Suppressions
-from stash_sense_pipeline.release.snapshot import COMPARED, Snapshot, merged_performers, read_snapshot
+from stash_sense_pipeline.release.snapshot import (
+    COMPARED,
+    Snapshot,
+    face_changes,
+    merged_performers,
+    read_snapshot,
+)
 
 
 @dataclass(frozen=True)
@@ -43,10 +49,10 @@ class ReleaseDiff:
 
 
 def diff_releases(old: Path, new: Path, suppressions: Suppressions = NO_SUPPRESSIONS) -> ReleaseDiff:
-    """Compares two release directories by permanent performer ids, their stash-box records, and face ids.
+    """Compares two release directories by permanent performer ids, their stash-box records, and the pictures of faces.
 
-    A suppressed performer of the old release is counted like the others, but not named. Raises ReleaseError when a
-    release cannot be read.
+    They may be of other programs and versions. A suppressed performer of the old release is counted like the others, but
+    not named. Raises ReleaseError when a release cannot be read.
     """
     before, after = _without_names(read_snapshot(old), suppressions), read_snapshot(new)
     into, out_of = merged_performers(before, after), merged_performers(after, before)
@@ -60,7 +66,7 @@ def diff_releases(old: Path, new: Path, suppressions: Suppressions = NO_SUPPRESS
         fields = _changed_fields(before, after, performer_id)
         if fields:
             changed.append(PerformerChange(performer_id, after.name(performer_id), fields))
-    shared = before.faces.keys() & after.faces.keys()
+    faces = face_changes(before, after)
     return ReleaseDiff(
         old=before.version,
         new=after.version,
@@ -69,9 +75,9 @@ def diff_releases(old: Path, new: Path, suppressions: Suppressions = NO_SUPPRESS
         changed=tuple(changed),
         merged=merged,
         split=split,
-        faces_added=len(after.faces.keys() - shared),
-        faces_removed=len(before.faces.keys() - shared),
-        faces_moved=sum(before.faces[face] != after.faces[face] for face in shared),
+        faces_added=faces.added,
+        faces_removed=len(faces.lost),
+        faces_moved=faces.moved,
     )
 
 

@@ -10,11 +10,13 @@ from stash_sense_pipeline.foundation.tables.table import Table, table_of
 from stash_sense_pipeline.release.checks.accuracy.confusable_people import BINS
 from stash_sense_pipeline.release.checks.check_result import CheckResult
 from stash_sense_pipeline.release.checks.quality_gate import Figures
+from stash_sense_pipeline.release.checks.tattoos.tattoo_checks import WORTH
 from stash_sense_pipeline.release.reports.accuracy_tables import threshold_blocks
 from stash_sense_pipeline.release.reports.document import Block, Heading, Picture, TableBlock, Text
 from stash_sense_pipeline.release.reports.plots import FACES_PLOT, SIMILARITY_PLOT
 from stash_sense_pipeline.release.reports.shown_people import shown_people_blocks
 
+_WORTH_OF_TATTOOS = "What the tattoo signal is worth"
 # Rows of suspects in the run history.
 _MOST_SUSPECTS = 20
 
@@ -23,6 +25,16 @@ def check_blocks(checks: Sequence[CheckResult]) -> list[Block]:
     """The results of the checks."""
     rows = [(check.label, "ok" if check.passed else "failed", check.detail) for check in checks]
     return [Heading(2, "Checks"), TableBlock("Checks", table_of(("check", "result", "finding"), rows))]
+
+
+def tattoo_blocks(checks: Sequence[CheckResult]) -> list[Block]:
+    """What the tattoo signal is worth, from its check; empty for a release without tattoos."""
+    check = next((each for each in checks if each.name == WORTH and each.table), None)
+    if check is None:
+        return []
+    columns = tuple(check.table[0])
+    table = table_of(columns, [tuple(row[column] for column in columns) for row in check.table])
+    return _section(_WORTH_OF_TATTOOS, table, check.detail)
 
 
 def figure_blocks(figures: Figures, names: Mapping[int, str], *, plots: bool) -> list[Block]:

@@ -44,6 +44,8 @@ class ReviewPage:
 
         @asynccontextmanager
         async def lifespan(_: Starlette) -> AsyncIterator[None]:
+            if self._desk.pictures:
+                self._crops.start()
             try:
                 yield
             finally:
@@ -132,13 +134,20 @@ class ReviewPage:
 
     async def _crop(self, request: Request) -> Response:
         face_id = request.path_params["face_id"]
-        if not self._desk.pictures or not any(face_id in faces for faces in self._faces.values()):
+        if not self._desk.pictures or not self._is_shown(face_id):
             return PlainTextResponse("not found\n", 404)
         try:
             png = await self._crops.crop(face_id, await run_in_threadpool(self._desk.suppressions))
         except NoCropError as error:
             return Response(_note(str(error)), media_type="image/svg+xml")
+        if not self._is_shown(face_id):
+            # The decision was settled while the crop was made.
+            self._crops.forget({face_id})
+            return PlainTextResponse("not found\n", 404)
         return Response(png, media_type="image/png")
+
+    def _is_shown(self, face_id: int) -> bool:
+        return any(face_id in faces for faces in list(self._faces.values()))
 
     def _page(
         self, template: str, decisions: tuple[Decision, ...], filters: Filters, **values: Any

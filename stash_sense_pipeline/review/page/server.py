@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import secrets
 import signal
 import socket
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 import uvicorn
 
 from stash_sense_pipeline.foundation.errors import ConfigurationError
+from stash_sense_pipeline.foundation.runtime_tuning import overwrite_freed_memory
 from stash_sense_pipeline.review.desk import ReviewDesk
 from stash_sense_pipeline.review.page.app import ReviewPage
 from stash_sense_pipeline.review.page.guard import PageAccess
@@ -44,14 +46,22 @@ def _ended_by_signals(server: uvicorn.Server) -> Iterator[None]:
 
 
 def serve_review(desk: ReviewDesk, port: int, report: Callable[[str], None]) -> None:
-    """Serves the page. `port` 0 takes any free one. `report` gets the address with its secret path.
+    """Serves the page. `port` 0 takes any free one. `report` gets the lines for the user: the address has a secret path.
 
-    Nothing is logged: a path holds the secret. Raises ConfigurationError when the port cannot be used.
+    The page accepts connections before `report` gets the address. Nothing is logged: a path holds the secret. Freed
+    memory is overwritten, because crops pass through it, and a crash writes no memory to a disk. Raises
+    ConfigurationError when the port cannot be used.
     """
+    if desk.pictures:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        if not overwrite_freed_memory():
+            report("Memory that held a crop is not overwritten on this system before the review ends.")
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((HOST, port))
+            # From here on a connection waits until the server accepts it.
+            listener.listen()
         except OSError as error:
             raise ConfigurationError(
                 f"port {port} of {HOST} cannot be used ({error.strerror}); choose another with --port"
@@ -69,5 +79,5 @@ def serve_review(desk: ReviewDesk, port: int, report: Callable[[str], None]) -> 
         )
         server = _Server(config)
         with _ended_by_signals(server):
-            report(f"http://{HOST}:{access.port}/{access.token}/")
+            report(f"Review: http://{HOST}:{access.port}/{access.token}/")
             server.run(sockets=[listener])

@@ -7,8 +7,13 @@ import threading
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stash_sense_pipeline.foundation.files import write_atomically
+
+if TYPE_CHECKING:
+    from stash_sense_pipeline.sandbox.invented.rendered_person import RenderedPerson
+    from stash_sense_pipeline.sandbox.invented.rendering import Photo
 
 
 class Kind(StrEnum):
@@ -53,10 +58,14 @@ _HTML = (
 
 
 class PictureStore:
-    """Bytes of pictures, kept in memory and, with a directory, across processes. Thread-safe."""
+    """Bytes of pictures, kept in memory and, with a directory, across processes. Thread-safe.
 
-    def __init__(self, directory: Path | None = None) -> None:
+    With `tattoos` the portraits of half of the people show one.
+    """
+
+    def __init__(self, directory: Path | None = None, tattoos: bool = False) -> None:
         self._directory = directory
+        self._tattoos = tattoos
         self._lock = threading.Lock()
         self._originals: dict[Picture, bytes] = {}
         self._derived: dict[tuple[Picture, str], bytes] = {}
@@ -88,16 +97,17 @@ class PictureStore:
         with self._lock:
             key = (picture, "face")
             if key not in self._derived:
-                self._derived[key] = _cut_out_face(picture)
+                self._derived[key] = _cut_out_face(picture, self._tattoos)
             return self._derived[key]
 
     def _load(self, picture: Picture) -> bytes:
         if self._directory is None or picture.kind in (Kind.HTML, Kind.EMPTY, Kind.NOT_AN_IMAGE):
-            return _render(picture)
-        path = self._directory / f"{hashlib.sha256(repr(picture).encode()).hexdigest()[:32]}.jpg"
+            return _render(picture, self._tattoos)
+        shown = f"{picture!r} with tattoos" if self._tattoos else repr(picture)
+        path = self._directory / f"{hashlib.sha256(shown.encode()).hexdigest()[:32]}.jpg"
         if path.is_file():
             return path.read_bytes()
-        data = _render(picture)
+        data = _render(picture, self._tattoos)
         write_atomically(path, data)
         return data
 
@@ -117,7 +127,7 @@ def sniff(data: bytes) -> str:
     return "text/plain; charset=utf-8"
 
 
-def _render(picture: Picture) -> bytes:
+def _render(picture: Picture, tattoos: bool) -> bytes:
     match picture.kind:
         case Kind.EMPTY:
             return b""
@@ -128,13 +138,13 @@ def _render(picture: Picture) -> bytes:
         case Kind.PLAIN:
             return _plain(picture)
         case Kind.TRUNCATED:
-            whole = _photo(picture)
+            whole = _photo(picture, tattoos)
             return whole[: len(whole) * 55 // 100]
         case _:
-            return _photo(picture)
+            return _photo(picture, tattoos)
 
 
-def _photo(picture: Picture) -> bytes:
+def _photo(picture: Picture, tattoos: bool) -> bytes:
     from stash_sense_pipeline.sandbox.invented import rendered_person, rendering
 
     people = [
@@ -144,10 +154,18 @@ def _photo(picture: Picture) -> bytes:
     if not people:
         photo = rendering.render_scenery(picture.seed, picture.size)
     elif len(people) == 1:
-        photo = rendering.render_portrait(people[0], picture.seed, picture.size)
+        photo = _portrait(people[0], picture, tattoos)
     else:
         photo = rendering.render_group(people, picture.seed, picture.size)
     return rendering.encode_jpeg(photo.image)
+
+
+def _portrait(person: RenderedPerson, picture: Picture, tattoos: bool) -> Photo:
+    from stash_sense_pipeline.sandbox.invented.marks import make_mark
+    from stash_sense_pipeline.sandbox.invented.rendering import render_portrait
+
+    mark = make_mark(person.seed) if tattoos else None
+    return render_portrait(person, picture.seed, picture.size, mark=mark)
 
 
 def _plain(picture: Picture) -> bytes:
@@ -177,11 +195,11 @@ def _resize(data: bytes, longest: int) -> bytes:
     return encoded.tobytes()
 
 
-def _cut_out_face(picture: Picture) -> bytes:
+def _cut_out_face(picture: Picture, tattoos: bool) -> bytes:
     from stash_sense_pipeline.sandbox.invented import rendered_person, rendering
 
     person = rendered_person.make_person(rendered_person.DEMO_SEEDS[picture.people[0]], picture.feminine[0])
-    photo = rendering.render_portrait(person, picture.seed, picture.size)
+    photo = _portrait(person, picture, tattoos)
     x1, y1, x2, y2 = photo.faces[0].box
     side = 1.6 * max(x2 - x1, y2 - y1)
     left, top = max(0, round((x1 + x2 - side) / 2)), max(0, round((y1 + y2 - side) / 2))

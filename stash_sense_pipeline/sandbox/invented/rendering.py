@@ -18,6 +18,7 @@ import numpy as np
 
 from stash_sense_pipeline.sandbox.invented.face_drawing import draw_person
 from stash_sense_pipeline.sandbox.invented.head import Face, random_pose
+from stash_sense_pipeline.sandbox.invented.marks import Box, Mark, draw_mark
 from stash_sense_pipeline.sandbox.invented.rendered_person import RenderedPerson
 from stash_sense_pipeline.sandbox.invented.shapes import (
     Image,
@@ -32,16 +33,23 @@ _PORTRAIT_STREAM, _GROUP_STREAM, _SCENERY_STREAM = 12, 13, 14
 
 @dataclass(frozen=True)
 class Photo:
-    """An RGB image (H, W, 3) and its faces from left to right."""
+    """An RGB image (H, W, 3), its faces from left to right, and the boxes (x1, y1, x2, y2) of its tattoos in pixels."""
 
     image: Image
     faces: tuple[Face, ...]
+    marks: tuple[Box, ...] = ()
 
 
 def render_portrait(
-    person: RenderedPerson, seed: int, size: tuple[int, int] = (400, 500), max_yaw: float = 30.0
+    person: RenderedPerson,
+    seed: int,
+    size: tuple[int, int] = (400, 500),
+    max_yaw: float = 30.0,
+    mark: Mark | None = None,
 ) -> Photo:
     """One photo of a person. The pose, expression, light and background follow from `seed`.
+
+    A tattoo, `mark`, changes nothing else in the photo.
 
     `size` is (width, height) in pixels; `max_yaw` is the largest turn of the head in degrees. The face is 0.3 to 0.47 as
     wide as the smaller of the width and 0.8 times the height: at the default size its box is about 120 to 190 px wide.
@@ -51,8 +59,10 @@ def render_portrait(
     image = _background(rng, width, height)
     half = min(width, 0.8 * height) * rng.uniform(0.15, 0.235)
     centre = (width * (0.5 + rng.uniform(-0.09, 0.09)), height * (0.46 + rng.uniform(-0.06, 0.06)))
-    face = draw_person(image, person, random_pose(rng, centre, half, max_yaw), rng)
-    return Photo(_develop(image, rng), (face,))
+    pose = random_pose(rng, centre, half, max_yaw)
+    face = draw_person(image, person, pose, rng)
+    box = draw_mark(image, person, mark, pose) if mark is not None else None
+    return Photo(_develop(image, rng), (face,), () if box is None else (box,))
 
 
 def render_group(people: Sequence[RenderedPerson], seed: int, size: tuple[int, int] = (900, 600)) -> Photo:

@@ -19,7 +19,7 @@ def record_id(value: Any, where: str = "its id", *, numbers: bool = False) -> st
     """The id of a record or image; with `numbers` it may be a whole number.
 
     Raises FieldError for an id that cannot be part of a universal id `<host>:<id>` of a release: not a text, blank,
-    longer than MAX_ID_BYTES, or with white space, a slash, or invisible characters.
+    longer than MAX_ID_BYTES, or with white space, a slash, a quotation mark, an angle bracket, or invisible characters.
     """
     if numbers and isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= INT64_MAX:
         return str(value)
@@ -35,6 +35,9 @@ def record_id(value: Any, where: str = "its id", *, numbers: bool = False) -> st
         raise FieldError(f"{where} holds invisible characters, or half a surrogate pair")
     if "/" in value or value.strip(".") == "":
         raise FieldError(f"{where} holds a slash, or is a relative path")
+    # The sidecar's page inserts ids into HTML as they are.
+    if any(character in value for character in '"<>'):
+        raise FieldError(f"{where} holds a quotation mark or an angle bracket")
     if not fits(value, MAX_ID_BYTES):
         raise FieldError(f"{where} is longer than {MAX_ID_BYTES} bytes")
     return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -46,6 +47,11 @@ def clean_text(value: str) -> str:
     # NFC may compose a filler again, so blanks are collapsed last.
     value = unicodedata.normalize("NFC", value)
     return " ".join(value.split()).strip(f"{_JOINERS} ")
+
+
+def without_entities(value: str) -> str:
+    """The text with the characters that HTML entities stand for, cleaned again: `&#x202e;` is a direction mark."""
+    return clean_text(html.unescape(value)) if "&" in value else value
 
 
 def text(value: Any, limit: int = MAX_TEXT_BYTES) -> str | None:

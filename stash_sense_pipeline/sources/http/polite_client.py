@@ -156,6 +156,10 @@ class PoliteClient:
         """Limits the URL's host to one request every `seconds`, unless its rate is lower already."""
         self._limiters.of(host_of(url)).widen(seconds)
 
+    def seconds_until_next(self, url: str) -> float:
+        """Seconds until the next request to the URL's host is permitted."""
+        return self._limiters.of(host_of(url)).next_in
+
     @asynccontextmanager
     async def request_slot(self, url: str) -> AsyncIterator[None]:
         """Holds a request slot of the URL's host, for a request that another program sends, such as a browser.

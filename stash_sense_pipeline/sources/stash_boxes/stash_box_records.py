@@ -222,5 +222,5 @@ def _image(item: Any) -> ImageRecord | None:
 
 
 def _place(item: Any) -> str | None:
-    """The place on the body of a tattoo or piercing."""
-    return text(item.get("location")) if isinstance(item, dict) else None
+    """The place on the body of a tattoo or piercing. A text that is longer than a label is no place."""
+    return label(item.get("location")) if isinstance(item, dict) else None

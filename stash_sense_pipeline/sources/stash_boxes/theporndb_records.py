@@ -23,6 +23,8 @@ from stash_sense_pipeline.sources.cleaning.numbers import SHORTEST_CM, TALLEST_C
 from stash_sense_pipeline.sources.cleaning.raw_values import clean_raw
 from stash_sense_pipeline.sources.cleaning.text import clean_texts, enumeration, is_blank, required_text, text
 
+# ThePornDB describes tattoos and piercings in free text, from which no place can be read. They are not stored.
+_FREE_TEXTS = ("tattoos", "piercings")
 # Fields that the record models, fields that change without a change of the performer, and addresses of images.
 _NOT_RAW = frozenset(
     {
@@ -38,6 +40,7 @@ _NOT_RAW = frozenset(
             "site_performers",
         ),
         *("rating", "is_parent", "extras"),
+        *_FREE_TEXTS,
     }
 )
 
@@ -46,6 +49,7 @@ _EXTRAS_NOT_RAW = frozenset(
     {
         *("gender", "birthday", "birthday_timestamp", "deathday", "deathday_timestamp", "ethnicity"),
         *("hair_colour", "eye_colour", "height", "career_start_year", "career_end_year", "links"),
+        *_FREE_TEXTS,
     }
 )
 

@@ -16,7 +16,8 @@ from stash_sense_pipeline_tests.tools.training.export import (
     export_embedder,
     write_pack,
 )
-from stash_sense_pipeline_tests.tools.training.train import train_detector, train_embedder
+from stash_sense_pipeline_tests.tools.training.nets import stored_detector
+from stash_sense_pipeline_tests.tools.training.train import train_detector, train_embedder, train_further
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ _INPUT_SIZE = 320
 )
 @click.option("--scenes", default=9000, show_default=True, help="Pictures the detector learns from.")
 @click.option("--detector-steps", default=2000, show_default=True, help="0 keeps the detector of --out.")
+@click.option("--turned-steps", default=800, show_default=True, help="0 keeps the other detector of --out.")
 @click.option("--identities", default=2400, show_default=True, help="People the embedders learn from.")
 @click.option("--photos", default=8, show_default=True, help="Photos of each of them.")
 @click.option("--facenet-steps", default=2000, show_default=True, help="0 keeps the embedder of --out.")
@@ -39,6 +41,7 @@ def main(
     out: Path,
     scenes: int,
     detector_steps: int,
+    turned_steps: int,
     identities: int,
     photos: int,
     facenet_steps: int,
@@ -52,6 +55,11 @@ def main(
     if detector_steps:
         log.info("rendering %d scenes", scenes)
         export_detector(train_detector(make_scenes(scenes, _WINDOW), detector_steps), out / "detector.onnx")
+    if turned_steps:
+        log.info("rendering %d scenes, turned by any angle", scenes)
+        start = stored_detector(out / "detector.onnx")
+        turned = train_further(start, make_scenes(scenes, _WINDOW, turned=True), turned_steps)
+        export_detector(turned, out / "detector_turned.onnx")
     embedders = (("arcface", 112, 128.0, arcface_steps), ("facenet", 160, 127.5, facenet_steps))
     if arcface_steps or facenet_steps:
         log.info("rendering and aligning %d people", identities)

@@ -51,10 +51,14 @@ class Crops:
     labels: NDArray[np.int64]
 
 
-def make_scenes(count: int, window: int) -> Scenes:
-    """`count` windows of `window` pixels; the photos are letterboxed at sizes around those of use."""
+def make_scenes(count: int, window: int, turned: bool = False) -> Scenes:
+    """`count` windows of `window` pixels; the photos are letterboxed at sizes around those of use.
+
+    With `turned`, two in three photos are turned by any angle.
+    """
     with ProcessPoolExecutor(_WORKERS) as pool:
-        parts = list(pool.map(_scene, range(count), itertools.repeat(window), chunksize=64))
+        windows, turns = itertools.repeat(window), itertools.repeat(turned)
+        parts = list(pool.map(_scene, range(count), windows, turns, chunksize=64))
     images, boxes, landmarks, state = zip(*parts, strict=True)
     return Scenes(np.stack(images), np.stack(boxes), np.stack(landmarks), np.stack(state))
 
@@ -82,11 +86,13 @@ def make_crops(identities: int, photos: int, detector: DetectorSpec) -> Crops:
 
 
 def _scene(
-    index: int, window: int
+    index: int, window: int, turned: bool
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32], NDArray[np.int8]]:
     cv2.setNumThreads(1)
     rng = np.random.default_rng([_SCENE_STREAM, index])
     photo = _photo(rng, index)
+    if turned and rng.random() < 0.67:
+        photo = turned_photo(photo, float(rng.uniform(-180, 180)))
     height, width = photo.image.shape[:2]
     scale = float(np.exp(rng.uniform(np.log(200), np.log(400)))) / max(height, width)
     if rng.random() < 0.1:
@@ -134,6 +140,25 @@ def _photo(rng: np.random.Generator, index: int) -> Photo:
     person = make_person(int(rng.integers(TRAIN_SEEDS.start, TRAIN_SEEDS.stop)))
     photo = render_portrait(person, TRAIN_SEEDS[0] + index, max_yaw=float(rng.uniform(15, 45)))
     return _close_up(photo, float(rng.uniform(1.3, 2.0))) if kind > 0.86 else photo
+
+
+def turned_photo(photo: Photo, degrees: float) -> Photo:
+    """The photo turned counterclockwise on a larger black canvas. A box becomes that of the turned ellipse inside it."""
+    height, width = photo.image.shape[:2]
+    matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1.0)
+    cosine, sine = np.abs(matrix[0, :2])
+    wide, high = int(np.ceil(width * cosine + height * sine)), int(np.ceil(width * sine + height * cosine))
+    matrix[:, 2] += ((wide - width) / 2, (high - height) / 2)
+    faces = []
+    for face in photo.faces:
+        low, top = np.array(face.box[:2]), np.array(face.box[2:])
+        middle, half = matrix[:, :2] @ ((low + top) / 2) + matrix[:, 2], (top - low) / 2
+        reach = np.hypot(half * (cosine, sine), half[::-1] * (sine, cosine))
+        box = (*map(float, middle - reach), *map(float, middle + reach))
+        points = (face.landmarks @ matrix[:, :2].T + matrix[:, 2]).astype(np.float32)
+        faces.append(Face((box[0], box[1], box[2], box[3]), points))
+    turned = cv2.warpAffine(photo.image, matrix, (wide, high)).astype(np.uint8, copy=False)
+    return Photo(turned, tuple(faces))
 
 
 def _close_up(photo: Photo, reach: float) -> Photo:

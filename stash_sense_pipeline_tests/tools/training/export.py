@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -11,9 +13,15 @@ import yaml
 from onnx import helper, numpy_helper
 from torch import nn
 
-from stash_sense_pipeline.faces.models.model_packs import ChannelOrder, DetectorSpec
+from stash_sense_pipeline.faces.models.model_packs import DetectorSpec
+from stash_sense_pipeline.faces.models.pack_fields import ChannelOrder
 from stash_sense_pipeline.foundation.files import replacing, sha256_file, write_atomically
 from stash_sense_pipeline_tests.tools.training.nets import STRIDES, Detector, Embedder
+from stash_sense_pipeline_tests.tools.training.tattoo_nets import (
+    INPUT_SIZE,
+    TattooDetector,
+    TattooEmbedder,
+)
 
 _OPSET = 17
 _THRESHOLD = 0.5
@@ -39,6 +47,21 @@ def export_embedder(net: Embedder, input_size: int, path: Path) -> None:
     net.eval()
     axes = {"input": {0: "batch"}, "embedding": {0: "batch"}}
     _export(net, (1, 3, input_size, input_size), ["embedding"], axes, path, True)
+
+
+def export_tattoo_detector(net: TattooDetector, path: Path) -> None:
+    """One output (batch, 1600, 6) with probabilities; a fixed input size and any batch."""
+    net.eval()
+    net.probabilities = True
+    axes = {"input": {0: "batch"}, "output": {0: "batch"}}
+    _export(net, (1, 3, INPUT_SIZE, INPUT_SIZE), ["output"], axes, path, False)
+
+
+def export_tattoo_embedder(net: TattooEmbedder, path: Path) -> None:
+    """One output (batch, 1280); any batch."""
+    net.eval()
+    axes = {"input": {0: "batch"}, "embedding": {0: "batch"}}
+    _export(net, (1, 3, 224, 224), ["embedding"], axes, path, True)
 
 
 def detector_spec(directory: Path, input_size: int) -> DetectorSpec:
@@ -79,6 +102,26 @@ def write_pack(directory: Path, input_size: int) -> None:
         "flip_averaging": True,
     }
     write_atomically(directory / "pack.yaml", yaml.safe_dump(pack, sort_keys=False, width=100))
+    turned = directory / "detector_turned.onnx"
+    if turned.is_file():
+        write_atomically(directory / "sense2.yaml", _sense2(pack, sha256_file(turned)))
+
+
+def _sense2(pack: Mapping[str, Any], digest: str) -> str:
+    """The description of the same networks with the rules of stash-sense2."""
+    rules = {
+        "second_pass": "padded_edges",
+        "padding": 0.3,
+        "roll_correction": {"from_degrees": 25, "accept_below": 15, "tries": 3},
+    }
+    detector = {**pack["detector"], "file": "detector_turned.onnx", **rules, "sha256": digest}
+    changes = {
+        "name": "demo-synth-sense2",
+        "detector": detector,
+        "embedders": {"w600k": pack["embedders"]["arcface"]},
+        "flip_averaging": False,
+    }
+    return str(yaml.safe_dump({**pack, **changes}, sort_keys=False, width=100))
 
 
 def _export(

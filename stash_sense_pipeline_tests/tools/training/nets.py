@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
+import onnx
 import torch
+from onnx import numpy_helper
 from torch import Tensor, nn
 
 STRIDES = (8, 16, 32)
@@ -75,6 +80,32 @@ class Detector(nn.Module):  # type: ignore[misc]
 def _rows(x: Tensor, width: int) -> Tensor:
     """(B, ANCHORS * k, H, W) to (B, H * W * ANCHORS, k), cells row by row, the anchors of a cell together."""
     return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, width)
+
+
+def stored_detector(path: Path) -> Detector:
+    """The detector of a pack, to be trained further: the export has joined each normalisation with its convolution.
+
+    The normalisations do nothing: they stay in evaluation mode, with mean 0, variance 1 and the bias of the export.
+    """
+    weights = [
+        torch.from_numpy(numpy_helper.to_array(tensor).astype(np.float32))
+        for tensor in onnx.load(str(path)).graph.initializer
+        if tensor.name.endswith(("_stored", "_half", ".bias")) or tensor.name.startswith("onnx::Conv_")
+    ]
+    net: Detector = Detector().eval()
+    parts = [net.stem, net.level8, net.level16, net.level32, net.smooth[0], net.tower, *net.smooth[1:]]
+    joined = [module for part in parts for module in part.modules() if isinstance(module, nn.Conv2d)]
+    normal = [module for part in parts for module in part.modules() if isinstance(module, nn.BatchNorm2d)]
+    plain = [*net.lateral, net.score, net.box, net.landmarks]
+    with torch.no_grad():
+        for conv, weight, bias in zip([*plain, *joined], weights[::2], weights[1::2], strict=True):
+            conv.weight.copy_(weight)
+            if conv.bias is not None:
+                conv.bias.copy_(bias)
+        for norm, bias in zip(normal, weights[2 * len(plain) + 1 :: 2], strict=True):
+            norm.bias.copy_(bias)
+            norm.running_var.fill_(1 - norm.eps)
+    return net
 
 
 class Embedder(nn.Module):  # type: ignore[misc]

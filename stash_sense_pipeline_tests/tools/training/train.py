@@ -34,14 +34,20 @@ _POSITIVE = 0.3  # score target above which box and landmarks are learned
 def train_detector(scenes: Scenes, steps: int, batch: int = 32, seed: int = 1) -> Detector:
     """Quality focal loss on the scores, generalised IoU on the boxes, absolute error on the landmarks."""
     torch.manual_seed(seed)
+    return train_further(Detector(), scenes, steps, batch, seed, 3e-3)
+
+
+def train_further(
+    net: Detector, scenes: Scenes, steps: int, batch: int = 16, seed: int = 1, rate: float = 1e-3
+) -> Detector:
+    """Trains a detector from the weights that it has, with `rate` as the largest learning rate."""
     rng = np.random.default_rng(seed)
-    net = Detector()
     net.to(memory_format=torch.channels_last)
     averaged = torch.optim.swa_utils.AveragedModel(
         net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.995), use_buffers=True
     )
-    optimizer = torch.optim.AdamW(_groups(net, 0.02), lr=3e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, steps, pct_start=0.1)
+    optimizer = torch.optim.AdamW(_groups(net, 0.02), lr=rate)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps, pct_start=0.1)
     progress = _Progress("detector", steps)
     for step, rows in zip(range(steps), batches(len(scenes.images), batch, rng), strict=False):
         images, boxes, landmarks, state = _scene_batch(scenes, rows, rng)

@@ -211,7 +211,9 @@ def face_counts(connection: sa.Connection) -> dict[str, FaceCounts]:
     claims = {row[0]: (int(row[1]), int(row[2])) for row in connection.execute(of_claims)}
     stored = {
         row[0]: int(row[1])
-        for row in connection.execute(sa.select(faces.c.source, sa.func.count()).group_by(faces.c.source))
+        for row in connection.execute(
+            sa.select(faces.c.source, sa.func.count()).where(~faces.c.second).group_by(faces.c.source)
+        )
     }
     return {
         source: FaceCounts(
@@ -223,8 +225,13 @@ def face_counts(connection: sa.Connection) -> dict[str, FaceCounts]:
     }
 
 
-def proven_faces(connection: sa.Connection) -> set[int]:
-    """The ids of the faces in use from pictures that this program has not seen."""
-    return set(
-        connection.scalars(sa.select(claimed_faces.c.face_id).where(claimed_faces.c.face_id.is_not(None)))
+def proven_pictures(connection: sa.Connection) -> set[tuple[str, str]]:
+    """(source, url) of the pictures with a face in use that this program has not seen."""
+    query = (
+        sa.select(source_images.c.source, source_images.c.url)
+        .join(
+            faces, (faces.c.source == source_images.c.source) & (faces.c.image_id == source_images.c.image_id)
+        )
+        .join(claimed_faces, claimed_faces.c.face_id == faces.c.face_id)
     )
+    return {(source, url) for source, url in streamed(connection, query)}

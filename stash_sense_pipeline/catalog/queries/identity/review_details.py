@@ -53,14 +53,13 @@ class ListedFace(NamedTuple):
 
 
 class FaceOrigin(NamedTuple):
-    """How to show a face: its image, the digest of the image's bytes, its landmarks, and its crop if that is kept."""
+    """How to show a face: its image, the digest of the image's bytes, and its landmarks."""
 
     source: str
     image_id: str
     url: str
     sha256: str | None
     landmarks: bytes
-    crop: bytes | None
 
 
 def read_details(connection: sa.Connection, wanted: Collection[RecordKey]) -> dict[RecordKey, RecordDetails]:
@@ -93,6 +92,7 @@ def count_faces(connection: sa.Connection, wanted: Collection[RecordKey]) -> dic
     query = (
         sa.select(shown.source, shown.source_id, sa.func.count())
         .join(faces, (faces.c.source == shown.source) & (faces.c.image_id == shown.image_id))
+        .where(~faces.c.second)
         .group_by(shown.source, shown.source_id)
     )
     return {
@@ -116,6 +116,7 @@ def read_listed_faces(connection: sa.Connection, wanted: Collection[RecordKey]) 
         )
         .join(faces, (faces.c.source == shown.source) & (faces.c.image_id == shown.image_id))
         .outerjoin(trusted_faces, trusted_faces.c.face_id == faces.c.face_id)
+        .where(~faces.c.second)
     )
     found = [
         ListedFace._make(row)
@@ -136,14 +137,17 @@ def read_origin(connection: sa.Connection, face_id: int) -> FaceOrigin | None:
             source_images.c.url,
             source_images.c.sha256,
             faces.c.landmarks,
-            aligned_crops.c.png,
         )
         .join(
             source_images,
             (source_images.c.source == faces.c.source) & (source_images.c.image_id == faces.c.image_id),
         )
-        .outerjoin(aligned_crops, aligned_crops.c.face_id == faces.c.face_id)
         .where(faces.c.face_id == face_id)
     )
     row = connection.execute(query).first()
     return None if row is None else FaceOrigin._make(row)
+
+
+def read_kept_crop(connection: sa.Connection, face_id: int) -> bytes | None:
+    """The crop of a face as PNG; None when the catalog does not keep it."""
+    return connection.scalar(sa.select(aligned_crops.c.png).where(aligned_crops.c.face_id == face_id))

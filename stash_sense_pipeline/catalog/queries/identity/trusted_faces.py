@@ -20,6 +20,7 @@ from stash_sense_pipeline.catalog.schema import (
     faces,
     identity_members,
     performer_images,
+    second_trusted_faces,
     source_images,
     trusted_faces,
 )
@@ -76,10 +77,12 @@ class TrustedRow(NamedTuple):
     rank: int
 
 
-def read_candidates(connection: sa.Connection) -> list[CandidateRow]:
+def read_candidates(connection: sa.Connection, detector: str | None = None) -> list[CandidateRow]:
     """All faces of all images of all identity members, a row for each record that lists the image, sorted by face_id.
 
-    Faces of an image that waits to be processed again are left out: they are from another detector or other limits.
+    They are those of the first pack; with `detector` those of the second pack, by the digest of its detector. Faces of
+    an image that waits to be processed again are left out: they are from another detector or other limits. Those of the
+    second pack stay when the image waits for the first pack only.
     """
     query = (
         sa.select(
@@ -108,10 +111,32 @@ def read_candidates(connection: sa.Connection) -> list[CandidateRow]:
             (identity_members.c.source == performer_images.c.source)
             & (identity_members.c.source_id == performer_images.c.source_id),
         )
-        .where(source_images.c.state == sa.literal("done", literal_execute=True))
+        .where(_of_first() if detector is None else _of_second(detector))
         .order_by(faces.c.face_id, performer_images.c.source_id)
     )
     return [CandidateRow._make(row) for row in streamed(connection, query)]
+
+
+def _of_first() -> sa.ColumnElement[bool]:
+    return sa.and_(source_images.c.state == sa.literal("done", literal_execute=True), ~faces.c.second)
+
+
+def _of_second(detector: str) -> sa.ColumnElement[bool]:
+    """Condition: a face of the second pack, on an image that was fetched and judged.
+
+    An image that another first pack, or looser criteria for it, must judge again is pending and keeps the digest of the
+    detector that judged it. Its second face is of this detector and of the fetched picture, and no verdict of the first
+    pack changes it.
+    """
+    image = source_images.c
+    judged_before = sa.and_(
+        image.state == "pending", image.sha256.is_not(None), image.detector_digest.is_not(None)
+    )
+    return sa.and_(
+        faces.c.second,
+        faces.c.detector_digest == detector,
+        sa.or_(image.state.in_(["done", "rejected"]), judged_before),
+    )
 
 
 def read_owners(connection: sa.Connection) -> Iterable[tuple[int, int, str, str]]:
@@ -165,23 +190,32 @@ def read_vectors(
     return found
 
 
-def read_trusted(connection: sa.Connection) -> dict[int, TrustedRow]:
-    """The stored trusted faces, by face_id."""
-    table = trusted_faces.c
+def trusted_table(second: bool) -> sa.Table:
+    """The table of the trusted faces of the first pack, or of the second one."""
+    return second_trusted_faces if second else trusted_faces
+
+
+def read_trusted(connection: sa.Connection, second: bool = False) -> dict[int, TrustedRow]:
+    """The stored trusted faces of a pack, by face_id."""
+    table = trusted_table(second).c
     query = sa.select(table.face_id, table.performer_id, table.source, table.source_id, table.rank)
     return {row[0]: TrustedRow._make(row[1:]) for row in streamed(connection, query)}
 
 
 def store_trusted(
-    connection: sa.Connection, stored: Mapping[int, TrustedRow], wanted: Mapping[int, TrustedRow]
+    connection: sa.Connection,
+    stored: Mapping[int, TrustedRow],
+    wanted: Mapping[int, TrustedRow],
+    second: bool = False,
 ) -> tuple[int, int, int]:
-    """Makes the stored trusted faces equal to `wanted`. Returns the numbers of faces added, removed and changed."""
+    """Makes the trusted faces of a pack equal to `wanted`. Returns the numbers of faces added, removed and changed."""
+    table = trusted_table(second)
     gone = [face_id for face_id in stored if face_id not in wanted]
     new = [face_id for face_id in wanted if face_id not in stored]
     changed = [face_id for face_id, row in wanted.items() if face_id in stored and stored[face_id] != row]
-    where = trusted_faces.c.face_id == sa.bindparam("which")
+    where = table.c.face_id == sa.bindparam("which")
     for ids in batched(gone, _ROWS_PER_STATEMENT):
-        connection.execute(trusted_faces.delete().where(where), [{"which": face_id} for face_id in ids])
+        connection.execute(table.delete().where(where), [{"which": face_id} for face_id in ids])
     # The parameters must not have the names of columns.
     values: dict[str, Any] = {name: sa.bindparam(f"new_{name}") for name in TrustedRow._fields}
     for ids in batched(changed, _ROWS_PER_STATEMENT):
@@ -189,10 +223,10 @@ def store_trusted(
             {"which": face_id} | {f"new_{name}": value for name, value in wanted[face_id]._asdict().items()}
             for face_id in ids
         ]
-        connection.execute(trusted_faces.update().where(where).values(**values), rows)
+        connection.execute(table.update().where(where).values(**values), rows)
     columns = ("face_id", *TrustedRow._fields)
     for ids in batched(new, _ROWS_PER_STATEMENT):
-        insert_many(connection, trusted_faces, columns, [(face_id, *wanted[face_id]) for face_id in ids])
+        insert_many(connection, table, columns, [(face_id, *wanted[face_id]) for face_id in ids])
     return len(new), len(gone), len(changed)
 
 

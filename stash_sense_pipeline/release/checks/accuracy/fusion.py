@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,21 +12,6 @@ from stash_sense_pipeline.release.contract import SIDECAR_K, SIDECAR_MISSING_DIS
 
 Distances = NDArray[np.float64]
 Mask = NDArray[np.bool_]
-
-
-def fused_distances(ids: Mapping[str, Positions], distances: Mapping[str, Floats]) -> list[tuple[float, int]]:
-    """The sidecar's ranking for one query, as (fused distance, position), nearest first.
-
-    It adds half of each model's distance. A model that did not return the face counts with a distance of 0.5.
-    """
-    seen: dict[int, dict[str, float]] = {}
-    for model, positions in ids.items():
-        for position, distance in zip(positions.tolist(), distances[model].tolist(), strict=True):
-            seen.setdefault(position, {})[model] = distance
-    return sorted(
-        (sum(SIDECAR_WEIGHT * by_model.get(model, SIDECAR_MISSING_DISTANCE) for model in ids), position)
-        for position, by_model in seen.items()
-    )
 
 
 def fuse(

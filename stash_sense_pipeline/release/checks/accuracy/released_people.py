@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sqlite3
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from stash_sense_pipeline.foundation.errors import ReleaseError
@@ -19,12 +20,22 @@ GROUPED_BY = ("gender", "ethnicity", "country")
 
 @dataclass(frozen=True)
 class ReleasedPerson:
-    """One performer of a release. `name`, `aliases`: folded for comparison. `groups`: the value of each group field."""
+    """One performer of a release, as performers.db has it. `groups`: the value of each group field."""
 
     name: str
-    aliases: frozenset[str]
+    aliases: Collection[str]
     birth_date: str | None
     groups: Mapping[str, str | None]
+
+    @cached_property
+    def folded_name(self) -> str:
+        """The name in the form for comparison."""
+        return fold_name(self.name)
+
+    @cached_property
+    def folded_names(self) -> frozenset[str]:
+        """The name and the aliases in that form. They are made on demand, because few people are compared."""
+        return frozenset({self.folded_name, *map(fold_name, self.aliases)})
 
 
 def read_released_people(release: Path) -> dict[int, ReleasedPerson]:
@@ -32,17 +43,17 @@ def read_released_people(release: Path) -> dict[int, ReleasedPerson]:
     path = release / PERFORMERS_DB
     try:
         with closing(sqlite3.connect(read_only_sqlite(path), uri=True)) as connection:
-            aliases: dict[int, set[str]] = defaultdict(set)
+            aliases: dict[int, list[str]] = defaultdict(list)
             for performer_id, alias in connection.execute("SELECT performer_id, alias FROM aliases"):
-                aliases[performer_id].add(fold_name(alias))
+                aliases[performer_id].append(alias)
             columns = ", ".join(("id", "canonical_name", "birth_date", *GROUPED_BY))
             rows = connection.execute(f"SELECT {columns} FROM performers").fetchall()
     except sqlite3.Error as error:
         raise ReleaseError(f"cannot read {path}: {error}") from error
     return {
         performer_id: ReleasedPerson(
-            fold_name(name),
-            frozenset(aliases[performer_id]),
+            name,
+            aliases.get(performer_id, ()),
             birth_date,
             dict(zip(GROUPED_BY, groups, strict=True)),
         )
@@ -59,6 +70,6 @@ def names_agree(one: ReleasedPerson, other: ReleasedPerson) -> bool:
         known = min(len(one.birth_date), len(other.birth_date))
         if one.birth_date[:known] != other.birth_date[:known]:
             return False
-    if one.name and one.name == other.name:
+    if one.folded_name and one.folded_name == other.folded_name:
         return True
-    return any(" " in name for name in (one.aliases | {one.name}) & (other.aliases | {other.name}))
+    return any(" " in name for name in one.folded_names & other.folded_names)

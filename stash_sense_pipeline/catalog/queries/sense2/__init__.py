@@ -1,0 +1,1 @@
+"""Queries of the permanent numbers of sense2 releases."""

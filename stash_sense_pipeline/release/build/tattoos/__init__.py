@@ -1,0 +1,1 @@
+"""The tattoo files of a release, from the catalog."""
