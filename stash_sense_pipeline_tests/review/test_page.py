@@ -256,6 +256,25 @@ def test_only_faces_of_shown_open_decisions_are_given(client: httpx.Client, fill
 
 
 @pytest.mark.slow
+def test_a_face_of_a_settled_card_is_a_note_until_the_card_is_shown_again(world: ReviewWorld) -> None:
+    """A browser asks for the faces of a card until it has the next page, and reports each 404 as an error."""
+    with world.served() as address, httpx.Client(base_url=address, timeout=TIMEOUT) as client:
+        headers, token = {"Origin": origin(address)}, {"token": token_of(address)}
+        pair = next(row for row in world.desk().open() if row.kind is Kind.PAIR)
+        crops = [f"crops/{world.faces[record][0]}" for record in pair.records]
+        form = token | {"id": pair.decision_id, "answer": "different"}
+        client.get(f"?at={pair.decision_id}")
+        assert client.post("settle", data=form, headers=headers).status_code == 303
+        for crop in crops:
+            answer = client.get(crop)
+            assert (answer.status_code, answer.headers["content-type"]) == (200, "image/svg+xml")
+            assert "settled" in answer.text
+        assert client.post("undo", data=token, headers=headers).status_code == 303
+        client.get(f"?at={pair.decision_id}")
+        assert {client.get(crop).headers["content-type"] for crop in crops} == {"image/png"}
+
+
+@pytest.mark.slow
 def test_a_crop_is_kept_or_fetched_once_and_never_stored(client: httpx.Client, filled: ReviewWorld) -> None:
     pair = [row for row in filled.desk().open() if row.kind is Kind.PAIR][3]
     faces = [filled.faces[record][0] for record in pair.records]

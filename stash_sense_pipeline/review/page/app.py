@@ -26,6 +26,7 @@ from stash_sense_pipeline.review.settling import Signature
 
 _FILES = {"review.css": "text/css", "review.js": "text/javascript", "icon.svg": "image/svg+xml"}
 _LINE_OF_A_NOTE = 16
+_SETTLED = "this decision is settled"
 
 
 class ReviewPage:
@@ -37,6 +38,8 @@ class ReviewPage:
         self._crops = Crops(desk.engine, desk.settings, desk.environment)
         # The faces of each card that was shown, while its decision is open.
         self._faces: dict[str, set[int]] = {}
+        # The faces of settled cards. A browser may still ask for them until it shows the next page.
+        self._settled_faces: set[int] = set()
         self._notice = ""
 
     def application(self) -> ASGIApp:
@@ -107,7 +110,7 @@ class ReviewPage:
         following = Place.of(filters.chosen(decisions), decision.decision_id).after
         answer = _answer(_value(form, "answer"))
         done = self._desk.settle(decision, answer, Signature.now(_value(form, "reason")))
-        self._crops.forget(self._faces.pop(decision.decision_id, set()))
+        self._close(decision.decision_id)
         kept = (
             "kept in the suppression list"
             if done.entry is None
@@ -134,16 +137,18 @@ class ReviewPage:
 
     async def _crop(self, request: Request) -> Response:
         face_id = request.path_params["face_id"]
-        if not self._desk.pictures or not self._is_shown(face_id):
+        if not self._desk.pictures or not (self._is_shown(face_id) or face_id in self._settled_faces):
             return PlainTextResponse("not found\n", 404)
         try:
+            if not self._is_shown(face_id):
+                raise NoCropError(_SETTLED)
             png = await self._crops.crop(face_id, await run_in_threadpool(self._desk.suppressions))
+            if not self._is_shown(face_id):
+                # The decision was settled while the crop was made.
+                self._crops.forget({face_id})
+                raise NoCropError(_SETTLED)
         except NoCropError as error:
             return Response(_note(str(error)), media_type="image/svg+xml")
-        if not self._is_shown(face_id):
-            # The decision was settled while the crop was made.
-            self._crops.forget({face_id})
-            return PlainTextResponse("not found\n", 404)
         return Response(png, media_type="image/png")
 
     def _is_shown(self, face_id: int) -> bool:
@@ -178,7 +183,13 @@ class ReviewPage:
         """Forgets the faces of cards that another session has settled, or that a suppression has removed."""
         still = {row.decision_id for row in decisions}
         for decision_id in self._faces.keys() - still:
-            self._crops.forget(self._faces.pop(decision_id))
+            self._close(decision_id)
+
+    def _close(self, decision_id: str) -> None:
+        """Forgets the crops of a card that is not open any more."""
+        faces = self._faces.pop(decision_id, set())
+        self._settled_faces |= faces
+        self._crops.forget(faces)
 
     def _blocking(self, view: Callable[[Request], Response]) -> Callable[[Request], Awaitable[Response]]:
         async def viewed(request: Request) -> Response:
