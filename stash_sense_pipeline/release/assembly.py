@@ -115,6 +115,7 @@ def _tattoo_report(staging: Staging, tattoos: TattooVectors) -> tuple[IndexRepor
 
 def _provenance(index: IndexReport) -> dict[str, Any]:
     """The manifest's entry for an index. It holds only values that two builds of the same input share."""
+    along = {} if index.graph_dimensions is None else {"graph_dimensions": index.graph_dimensions}
     return {
         "file": index.file,
         "vectors": index.faces,
@@ -126,6 +127,7 @@ def _provenance(index: IndexReport) -> dict[str, Any]:
         "threads": index.threads,
         "reproducible": index.threads == 1,
         "input_digest": index.input_digest,
+        **along,
     }
 
 

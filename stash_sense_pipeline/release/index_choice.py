@@ -36,25 +36,27 @@ from stash_sense_pipeline.release.spec import index_tasks
 
 
 class Corner(NamedTuple):
-    """A pair of HNSW parameters, which decide the time of a build, the size of an index and its recall."""
+    """The parameters that decide the time of a build, the size of an index and its recall (see IndexParams)."""
 
     m: int
     ef_construction: int
+    graph_dimensions: int | None = None
 
 
-# From cheap to dear. docs/release.md has the measurements: 24/200 reaches an answer fidelity of 0.999 on 100,000 vectors of
-# usual difficulty; hard vectors, or more of them, need a higher corner.
+# From cheap to dear. docs/release.md has the measurements: a graph along 128 axes costs a quarter of one in all dimensions.
+# Vectors without main axes need the last corners.
 LADDER = (
-    Corner(24, 200),
-    Corner(32, 200),
-    Corner(48, 300),
-    Corner(64, 400),
+    Corner(24, 200, 128),
+    Corner(32, 200, 128),
+    Corner(48, 200, 128),
+    Corner(64, 300, 128),
     Corner(96, 600),
     Corner(128, 800),
 )
-# A first release with more faces starts at the second corner: the first one does not reach the fidelity on 400,000 vectors
-# of usual difficulty, and its indices would be built in vain.
-_FACES_OF_FIRST_CORNER = 150_000
+# A first release with more faces starts at the third corner: the lower ones do not reach the fidelity on 400,000 vectors of
+# usual difficulty, and their indices would be built in vain.
+_FACES_OF_LOW_CORNERS = 150_000
+_CORNER_OF_MANY_FACES = LADDER[2]
 # The part of a staged release that says how its corner was chosen.
 INDEX_CHOICE = "index-choice"
 _LADDER_CHOSE, _SETTINGS_CHOSE = "ladder", "settings"
@@ -79,8 +81,9 @@ def plan_indices(plan: IndexPlan, pinned: Corner | None, latest: Path | None, fa
 
     `faces`: the number of faces in each index.
     """
-    corner = pinned or _last_corner(latest) or LADDER[faces > _FACES_OF_FIRST_CORNER]
-    params = replace(plan.params, m=corner.m, ef_construction=corner.ef_construction)
+    first = LADDER[0] if faces <= _FACES_OF_LOW_CORNERS else _CORNER_OF_MANY_FACES
+    corner = pinned or _last_corner(latest) or first
+    params = replace(plan.params, **corner._asdict())
     return replace(plan, params=params, climbs=pinned is None)
 
 
@@ -90,7 +93,8 @@ def staged_params(plan: IndexPlan, staging: Staging) -> IndexParams:
     if not (plan.climbs and staging.has_part(part)):
         return plan.params
     staged = staging.read_part(part)
-    return replace(plan.params, m=staged["m"], ef_construction=staged["ef_construction"])
+    staged_corner = Corner(staged["m"], staged["ef_construction"], staged.get("graph_dimensions"))
+    return replace(plan.params, **staged_corner._asdict())
 
 
 def stage_chosen_indices(
@@ -122,7 +126,7 @@ def stage_chosen_indices(
             for flavour in plan.flavours:
                 staging.of(flavour).write_part(INDEX_CHOICE, _note(plan, params, measured.get(flavour)))
             return reports
-        params = replace(params, m=higher.m, ef_construction=higher.ef_construction)
+        params = replace(params, **higher._asdict())
 
 
 def _note(plan: IndexPlan, params: IndexParams, fidelity: AnswerFidelity | None) -> dict[str, object]:
@@ -148,7 +152,7 @@ def _last_corner(latest: Path | None) -> Corner | None:
     if not isinstance(choice, dict) or choice.get("by") != _LADDER_CHOSE:
         return None
     corner = (choice.get("m"), choice.get("ef_construction"))
-    return next((each for each in LADDER if tuple(each) == corner), None)
+    return next((each for each in LADDER if (each.m, each.ef_construction) == corner), None)
 
 
 def _next_corner(params: IndexParams) -> Corner | None:

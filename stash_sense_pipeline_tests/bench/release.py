@@ -56,7 +56,7 @@ from stash_sense_pipeline.release.index_choice import (
 )
 from stash_sense_pipeline.release.publish import publish_release, publish_staged
 from stash_sense_pipeline.release.spec import Limits
-from stash_sense_pipeline_tests.bench.index_corner import PHOTOS_EACH, manifold
+from stash_sense_pipeline_tests.bench.index_corner import manifold, owners_of
 from stash_sense_pipeline_tests.bench.release_catalog import fill
 from stash_sense_pipeline_tests.bench.table import Row
 from stash_sense_pipeline_tests.release.worlds import SPEC
@@ -178,7 +178,7 @@ def _exact_rows() -> Iterator[Row]:
 
 def _accuracy_row() -> Row:
     """Left-out photographs of 20,000 faces, with everything that they tell, over the matrix products alone."""
-    owners = np.sort(np.random.default_rng(3).integers(0, int(_MEASURED / PHOTOS_EACH), _MEASURED))
+    owners = owners_of(_MEASURED, np.random.default_rng(3))
     unit = {model: manifold(_MEASURED, seed) for seed, model in enumerate(REQUIRED_MODELS, start=1)}
     vectors = ReleaseVectors(FaceOrder(np.arange(_MEASURED), owners), unit)
     people = {

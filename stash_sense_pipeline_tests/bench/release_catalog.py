@@ -9,7 +9,7 @@ import numpy as np
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.engine import open_catalog
-from stash_sense_pipeline_tests.bench.index_corner import PHOTOS_EACH, manifold
+from stash_sense_pipeline_tests.bench.index_corner import manifold, owners_of
 from stash_sense_pipeline_tests.factories import Rows, TrustedFace, add_rows, insert_rows, record_rows
 from stash_sense_pipeline_tests.release.worlds import DIGESTS, PACK
 
@@ -21,7 +21,7 @@ def fill(path: Path, faces: int, people_with_one: bool = False) -> sa.Engine:
     """A catalog at `path` with `faces` trusted faces, each with two vectors. A person has 3.4 on average, or one."""
     engine = open_catalog(f"sqlite:///{path}")
     rng = np.random.default_rng(3)
-    owners = np.sort(rng.integers(0, max(1, int(faces / PHOTOS_EACH)), faces))
+    owners = owners_of(faces, rng)
     if people_with_one:
         owners = np.arange(faces)
     people, owner = np.unique(owners, return_inverse=True)

@@ -175,7 +175,7 @@ def staged(data: Path, plan, run: str = "next"):
 def test_the_ladder_begins_at_its_lowest_corner_and_ends_at_the_first_that_passes(data: Path) -> None:
     plan = planned()
     engine, staging, reports = staged(data, plan)
-    assert {(report.m, report.ef_construction) for report in reports.values()} == {LADDER[0]}
+    assert {(report.m, report.ef_construction) for report in reports.values()} == {LADDER[0][:2]}
     choice = staging.read_part("index-choice")
     assert choice["by"] == "ladder"
     assert choice["answer_fidelity"] >= 0.999
@@ -191,7 +191,7 @@ def test_a_corner_below_the_required_fidelity_is_followed_by_the_next(
     plan = planned(limit=1.1)
     engine, staging, reports = staged(data, plan)
     # No fidelity is above 1: the ladder ends at its last corner, and the checks of the release decide.
-    assert {(report.m, report.ef_construction) for report in reports.values()} == {LADDER[1]}
+    assert {(report.m, report.ef_construction) for report in reports.values()} == {LADDER[1][:2]}
     assert staging.read_part("index-choice")["m"] == LADDER[1].m
     engine.dispose()
 
@@ -215,7 +215,7 @@ def test_each_flavour_says_its_own_fidelity(data: Path) -> None:
     assert set(reports) == {"facenet", "arcface", "facenet (small)", "arcface (small)"}
     for flavour in Flavour:
         choice = staging.of(flavour).read_part("index-choice")
-        assert (choice["m"], choice["ef_construction"]) == LADDER[0]
+        assert (choice["m"], choice["ef_construction"]) == LADDER[0][:2]
         assert choice["answer_fidelity"] >= 0.999
     engine.dispose()
 
@@ -242,7 +242,7 @@ def test_the_corner_of_the_newest_release_is_the_first_of_the_next(data: Path) -
     higher = LADDER[2]
     begun = replace(
         planned(),
-        params=replace(WANTED, m=higher.m, ef_construction=higher.ef_construction),
+        params=replace(WANTED, **higher._asdict()),
     )
     first = publish(begun, "one")
     assert first.changed
@@ -255,7 +255,7 @@ def test_the_corner_of_the_newest_release_is_the_first_of_the_next(data: Path) -
     rename_a_performer(engine)
     engine.dispose()
     plan = planned(latest=releases / "latest")
-    assert (plan.params.m, plan.params.ef_construction) == higher
+    assert (plan.params.m, plan.params.ef_construction, plan.params.graph_dimensions) == higher
     second = publish(plan, "two")
     assert second.changed
     assert sha256_file(second.path / "face_facenet.voy") == sha256_file(first.path / "face_facenet.voy")
@@ -278,9 +278,16 @@ def test_a_manifest_without_a_usable_choice_begins_at_the_lowest_corner(
 
 
 def test_a_first_release_of_many_faces_begins_at_a_higher_corner(tmp_path: Path) -> None:
-    assert planned(faces=400_000).params.m == LADDER[1].m
+    assert planned(faces=400_000).params.m == LADDER[2].m
     assert planned(faces=400_000).climbs
     chosen = {"by": "ladder", "m": LADDER[0].m, "ef_construction": LADDER[0].ef_construction}
     (tmp_path / "manifest.json").write_text(json.dumps({"index_choice": chosen}))
     assert planned(latest=tmp_path, faces=400_000).params.m == LADDER[0].m
-    assert planned(Corner(96, 600), faces=400_000).params.m == 96
+    pinned = planned(Corner(96, 600), faces=400_000).params
+    assert (pinned.m, pinned.ef_construction, pinned.graph_dimensions) == (96, 600, None)
+
+
+def test_each_corner_of_the_ladder_takes_more_than_the_one_before() -> None:
+    assert [each[:2] for each in LADDER] == sorted({each[:2] for each in LADDER})
+    # Vectors without main axes are left to the graphs in all dimensions.
+    assert LADDER[-1].graph_dimensions is None

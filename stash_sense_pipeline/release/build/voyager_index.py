@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -33,6 +35,8 @@ from stash_sense_pipeline.release.build.face_order import (
     read_facts,
     start_digest,
 )
+from stash_sense_pipeline.release.build.graph.axes import Axes, SampledRows, along, main_axes
+from stash_sense_pipeline.release.build.graph.whole_vectors import write_whole_vectors
 from stash_sense_pipeline.release.build.staging import Staging, disk_errors
 from stash_sense_pipeline.release.contract import INDEX_FILES, MANIFEST, Flavour
 
@@ -51,7 +55,8 @@ class Storage(StrEnum):
 class IndexParams:
     """Parameters of a build, named as in the HNSW paper. docs/release.md has the measurements behind the defaults.
 
-    Only `threads=1` gives the same bytes in every run.
+    `graph_dimensions`: the number of main axes along which the graph is built; None: it is built in all dimensions. The
+    index holds the whole vectors in any case. Only `threads=1` gives the same bytes in every run.
     """
 
     m: int = 32
@@ -59,13 +64,22 @@ class IndexParams:
     seed: int = 1
     storage: Storage = Storage.FLOAT32
     threads: int = 1
+    graph_dimensions: int | None = None
 
     @property
     def content(self) -> dict[str, Any]:
         """The parameters that decide the content of the index: all but the number of threads."""
         fields = asdict(self)
         del fields["threads"]
+        # Indices without it were built before the parameter existed. They are used again.
+        if self.graph_dimensions is None:
+            del fields["graph_dimensions"]
         return fields
+
+    def fitting(self, count: int, dimensions: int) -> IndexParams:
+        """The parameters for `count` vectors: the graph of a few vectors, or of short ones, is built in all dimensions."""
+        whole = self.graph_dimensions is None or dimensions <= self.graph_dimensions
+        return replace(self, graph_dimensions=None) if whole or count < _FEWEST_ALONG_AXES else self
 
 
 @dataclass(frozen=True)
@@ -107,7 +121,11 @@ class IndexReport:
     size_bytes: int
     seconds: float
     reused: bool
+    graph_dimensions: int | None = None
 
+
+# The graph of fewer vectors takes seconds, and they tell little about their axes.
+_FEWEST_ALONG_AXES = 10_000
 
 # 8-bit storage rounds a distance by about 0.01, so that two neighbours within twice that may change places.
 _ROUNDED_TIE = 0.02
@@ -138,17 +156,26 @@ def build_index(
     they changed during the build, or when the file cannot be written; `path` is then unchanged.
     """
     begun = time.monotonic()
-    model, params = task.model, task.params
+    model = task.model
     with reading(engine) as connection:
         order = read_face_order(connection)
-        facts = read_facts(connection, order, model)
+        sample = SampledRows(len(order))
+        facts = read_facts(connection, order, model, lambda block: sample.add(block.start, block.vectors))
+    params = task.params.fitting(facts.count, facts.dimensions)
     digest = index_digest(facts.digest, params)
     with disk_errors(f"write {path}"):
         reused = task.reuse is not None and reuse_published(task.reuse, model, digest, params.threads, path)
         if not reused:
             with replacing(path) as temporary:
-                blocks = _unchanged_blocks(engine, order, model, facts)
-                write_index(blocks, (facts.count, facts.dimensions), params, temporary, progress)
+                wanted = params.graph_dimensions
+                write_index(
+                    partial(_unchanged_blocks, engine, order, model, facts),
+                    (facts.count, facts.dimensions),
+                    params,
+                    temporary,
+                    progress,
+                    axes=None if wanted is None else main_axes(sample.rows(), wanted),
+                )
         size, checksum = path.stat().st_size, sha256_file(path)
     return IndexReport(
         model=model,
@@ -168,6 +195,7 @@ def build_index(
         size_bytes=size,
         seconds=time.monotonic() - begun,
         reused=reused,
+        graph_dimensions=params.graph_dimensions,
     )
 
 
@@ -267,7 +295,8 @@ def _staged_index(engine: sa.Engine, task: IndexTask, staging: Staging) -> Index
     report = IndexReport(**staging.read_part(f"index-{model}"))
     with reading(engine) as connection:
         order = read_face_order(connection)
-        digest = index_digest(read_facts(connection, order, model).digest, params)
+        facts = read_facts(connection, order, model)
+    digest = index_digest(facts.digest, params.fitting(facts.count, facts.dimensions))
     made = (report.input_digest, report.order_digest, report.threads)
     if made != (digest, order.digest, params.threads) or report.sha256 != sha256_file(path):
         return None
@@ -275,13 +304,19 @@ def _staged_index(engine: sa.Engine, task: IndexTask, staging: Staging) -> Index
 
 
 def write_index(
-    blocks: Iterable[NDArray[np.float32]],
+    blocks: Callable[[], Iterable[NDArray[np.float32]]],
     shape: tuple[int, int],
     params: IndexParams,
     path: Path,
     progress: Progress | None = None,
+    *,
+    axes: Axes | None = None,
 ) -> None:
-    """Builds the Cosine index of the rows of all `blocks`, together of `shape` (n, dim), with ids 0..n-1, into `path`."""
+    """Builds the Cosine index of vectors with ids 0..n-1 into `path`.
+
+    `blocks` returns all vectors, together of `shape` (n, dim), at each call. With `axes` (dim, graph_dimensions) the graph
+    is built along them.
+    """
     import voyager
 
     storage = {
@@ -292,16 +327,17 @@ def write_index(
     count, dimensions = shape
     index = voyager.Index(
         voyager.Space.Cosine,
-        num_dimensions=dimensions,
+        num_dimensions=dimensions if axes is None else axes.shape[1],
         M=params.m,
         ef_construction=params.ef_construction,
         random_seed=params.seed,
         max_elements=count,
-        storage_data_type=storage,
+        storage_data_type=storage if axes is None else voyager.StorageDataType.Float32,
     )
     done = 0
-    for block in blocks:
-        index.add_items(block, ids=range(done, done + len(block)), num_threads=params.threads)
+    for block in blocks():
+        rows = block if axes is None else along(axes, block)
+        index.add_items(rows, ids=range(done, done + len(block)), num_threads=params.threads)
         done += len(block)
         if progress is not None:
             progress("vectors", done, count)
@@ -311,7 +347,15 @@ def write_index(
         )
     # Given a path, Voyager does not notice a full disk. A Python stream raises.
     with path.open("wb") as stream:
-        index.save(stream)
+        if axes is None:
+            index.save(stream)
+            return
+        with TemporaryFile(dir=path.parent) as narrow:
+            index.save(narrow)
+            narrow.flush()
+            # Before its file is read: both take a kilobyte a face.
+            del index
+            write_whole_vectors(narrow, blocks(), storage, stream, progress)
 
 
 def reuse_published(release: Path, model: str, digest: str, threads: int, path: Path) -> bool:

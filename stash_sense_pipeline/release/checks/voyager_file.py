@@ -1,4 +1,4 @@
-"""Validates a Voyager file before the native loader opens it, as the loader trusts every number in the file."""
+"""The layout of a Voyager file: it is validated before the native loader opens it, which trusts every number in it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import os
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from stash_sense_pipeline.foundation.files import open_regular
 # then the hnswlib header, `count` elements of fixed size (links, vector, id), and the links of the upper levels.
 _HEAD = struct.Struct("<4siiBBfB")
 _GRAPH = struct.Struct("<QQQQQQiIQQQdQ")
+HEADER_BYTES = _HEAD.size + _GRAPH.size
+ID_BYTES = 8
 _SPACES = {0: "Euclidean", 1: "InnerProduct", 2: "Cosine"}
 _STORAGE = {16: ("Float8", 1), 32: ("Float32", 4), 48: ("E4M3", 1)}
 _INNER_PRODUCT = 1
@@ -55,24 +57,34 @@ class VoyagerFile:
 
 @dataclass(frozen=True)
 class _Graph:
+    """The hnswlib header, in the order of the file."""
+
+    base_offset: int
+    capacity: int
     count: int
     element_bytes: int
-    vector_offset: int
     id_offset: int
+    vector_offset: int
     top_level: int
     entry_point: int
     links_upper: int
     links_base: int
     m: int
+    level_factor: float
     ef_construction: int
+
+    @classmethod
+    def of(cls, content: bytes) -> _Graph:
+        """The header in `content`, which begins as a Voyager file does."""
+        return cls(*_GRAPH.unpack_from(content, _HEAD.size))
 
 
 def read_voyager_file(path: Path) -> VoyagerFile:
     """Parses the file and checks that every length and link stays inside it. ValueError names the first that does not."""
     with open_regular(path) as stream:
         size = os.fstat(stream.fileno()).st_size
-        head = stream.read(_HEAD.size + _GRAPH.size)
-    if len(head) < _HEAD.size + _GRAPH.size:
+        head = stream.read(HEADER_BYTES)
+    if len(head) < HEADER_BYTES:
         raise ValueError(f"the file has only {size} bytes")
     magic, version, dimensions, space, storage, norm, transform = _HEAD.unpack_from(head)
     if magic != b"VOYA" or version != 1:
@@ -98,8 +110,26 @@ def read_voyager_file(path: Path) -> VoyagerFile:
         ids=ids,
         deleted=deleted,
         element_bytes=graph.element_bytes,
-        first_vector=_HEAD.size + _GRAPH.size + graph.vector_offset,
+        first_vector=HEADER_BYTES + graph.vector_offset,
     )
+
+
+def stored_vectors(content: bytes) -> NDArray[np.uint8]:
+    """The vectors (count, bytes) in `content`, a Voyager file, as it stores them, in the order of insertion."""
+    graph = _Graph.of(content)
+    elements = np.frombuffer(content, np.uint8, graph.count * graph.element_bytes, HEADER_BYTES)
+    return elements.reshape(graph.count, -1)[:, graph.vector_offset : graph.id_offset]
+
+
+def header_with_vectors(graph: bytes, vectors: bytes) -> bytes:
+    """The header of a file with the graph of the Voyager file `graph` and with vectors like those of the file `vectors`.
+
+    Both may be cut after their headers.
+    """
+    own, like = _Graph.of(graph), _Graph.of(vectors)
+    id_offset = own.vector_offset + like.id_offset - like.vector_offset
+    fitted = replace(own, id_offset=id_offset, element_bytes=id_offset + ID_BYTES)
+    return vectors[: _HEAD.size] + _GRAPH.pack(*astuple(fitted))
 
 
 def load_index(path: Path) -> Any:
@@ -112,61 +142,39 @@ def load_index(path: Path) -> Any:
 
 
 def _read_graph(head: bytes, vector_bytes: int, size: int) -> _Graph:
-    (
-        base_offset,
-        capacity,
-        count,
-        element_bytes,
-        id_offset,
-        vector_offset,
-        top_level,
-        entry_point,
-        links_upper,
-        links_base,
-        m,
-        level_factor,
-        ef_construction,
-    ) = _GRAPH.unpack_from(head, _HEAD.size)
+    graph = _Graph.of(head)
     sound = (
-        base_offset == 0
-        and 1 < m <= _MAX_LINKS
-        and links_upper == m
-        and links_base == 2 * m
-        and vector_offset == 4 + 4 * links_base
-        and id_offset == vector_offset + vector_bytes
-        and element_bytes == id_offset + 8
+        graph.base_offset == 0
+        and 1 < graph.m <= _MAX_LINKS
+        and graph.links_upper == graph.m
+        and graph.links_base == 2 * graph.m
+        and graph.vector_offset == 4 + 4 * graph.links_base
+        and graph.id_offset == graph.vector_offset + vector_bytes
+        and graph.element_bytes == graph.id_offset + 8
     )
     if not sound:
         raise ValueError("its header is damaged (sizes of elements do not add up)")
     if (
-        not math.isclose(level_factor * math.log(m), 1, rel_tol=1e-6)
-        or ef_construction > _MAX_EF_CONSTRUCTION
+        not math.isclose(graph.level_factor * math.log(graph.m), 1, rel_tol=1e-6)
+        or graph.ef_construction > _MAX_EF_CONSTRUCTION
     ):
         raise ValueError(
-            f"its header is damaged (level factor {level_factor:g}, ef_construction {ef_construction})"
+            f"its header is damaged (level factor {graph.level_factor:g}, ef_construction {graph.ef_construction})"
         )
-    if count == 0:
+    if graph.count == 0:
         raise ValueError("it holds no vectors")
-    if count > _MAX_COUNT:
-        raise ValueError(f"its header declares {count} vectors, and at most {_MAX_COUNT} are allowed")
-    if count * element_bytes > size or not count <= capacity <= 16 * count + 1024:
+    if graph.count > _MAX_COUNT:
+        raise ValueError(f"its header declares {graph.count} vectors, and at most {_MAX_COUNT} are allowed")
+    if (
+        graph.count * graph.element_bytes > size
+        or not graph.count <= graph.capacity <= 16 * graph.count + 1024
+    ):
         raise ValueError(
-            f"it is cut short or damaged: {count} elements of {element_bytes} bytes in {size} bytes"
+            f"it is cut short or damaged: {graph.count} elements of {graph.element_bytes} bytes in {size} bytes"
         )
-    if entry_point >= count or not 0 <= top_level < 64:
+    if graph.entry_point >= graph.count or not 0 <= graph.top_level < 64:
         raise ValueError("its header is damaged (entry point outside the graph)")
-    return _Graph(
-        count,
-        element_bytes,
-        vector_offset,
-        id_offset,
-        top_level,
-        entry_point,
-        links_upper,
-        links_base,
-        m,
-        ef_construction,
-    )
+    return graph
 
 
 def _check_base_level(path: Path, graph: _Graph) -> tuple[NDArray[np.uint64], int]:
@@ -189,7 +197,7 @@ def _blocks(path: Path, graph: _Graph) -> Iterator[tuple[int, NDArray[np.uint8]]
     """The elements in blocks (rows, element_bytes), each with the number of its first element."""
     # Read, and not mapped: the pages of a mapped file would count as memory of the process, beside the loaded index.
     with open_regular(path) as stream:
-        stream.seek(_HEAD.size + _GRAPH.size)
+        stream.seek(HEADER_BYTES)
         for start in range(0, graph.count, _ROWS_A_BLOCK):
             rows = min(_ROWS_A_BLOCK, graph.count - start)
             data = stream.read(rows * graph.element_bytes)
@@ -203,7 +211,7 @@ def _check_upper_levels(path: Path, graph: _Graph) -> None:
     level_bytes = 4 + 4 * graph.links_upper
     allowed = 4 * graph.count + _LEVELS_FACTOR * graph.count * level_bytes // (graph.m - 1) + _LEVELS_SLACK
     with open_regular(path) as stream:
-        stream.seek(_HEAD.size + _GRAPH.size + graph.count * graph.element_bytes)
+        stream.seek(HEADER_BYTES + graph.count * graph.element_bytes)
         data = stream.read(allowed + 1)
     if len(data) > allowed:
         raise ValueError("its graph is damaged (the upper levels are too long)")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -118,12 +118,14 @@ def stage_tattoos(
     if vectors.tattoos.left_out is not None:
         return None
     begun = time.monotonic()
+    # No check measures what a graph along few axes would lose here.
+    params = replace(params, graph_dimensions=None)
     digest = index_digest(vectors.digest, params)
     with disk_errors(f"write {path}"):
         reused = latest is not None and reuse_published(latest, TATTOO, digest, params.threads, path)
         if not reused:
             with replacing(path) as temporary:
-                write_index([vectors.unit], vectors.unit.shape, params, temporary)
+                write_index(lambda: [vectors.unit], vectors.unit.shape, params, temporary)
         size, checksum = path.stat().st_size, sha256_file(path)
     report = IndexReport(
         model=TATTOO,

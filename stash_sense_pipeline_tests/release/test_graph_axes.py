@@ -1,0 +1,315 @@
+"""Graphs along the main axes of the vectors: the same bits everywhere, complete links, whole vectors in the file."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryFile
+
+import numpy as np
+import pytest
+import voyager
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stash_sense_pipeline.foundation.errors import ReleaseError
+from stash_sense_pipeline.foundation.files import sha256_file
+from stash_sense_pipeline.release.build import voyager_index
+from stash_sense_pipeline.release.build.face_order import lengths, normalised
+from stash_sense_pipeline.release.build.graph import near_links
+from stash_sense_pipeline.release.build.graph.axes import SampledRows, along, main_axes
+from stash_sense_pipeline.release.build.graph.near_links import complete_links
+from stash_sense_pipeline.release.build.graph.whole_vectors import write_whole_vectors
+from stash_sense_pipeline.release.build.performers_db import stage_performers_db
+from stash_sense_pipeline.release.build.staging import open_staging
+from stash_sense_pipeline.release.build.voyager_index import (
+    IndexParams,
+    IndexTask,
+    Storage,
+    build_index,
+    index_digest,
+    write_index,
+)
+from stash_sense_pipeline.release.checks.retrieval import ask_index, index_recall, load_index
+from stash_sense_pipeline.release.checks.verify import verify_release
+from stash_sense_pipeline.release.checks.voyager_file import read_voyager_file
+from stash_sense_pipeline.release.contract import Flavour
+from stash_sense_pipeline.release.index_choice import Corner, IndexPlan, stage_chosen_indices, staged_params
+from stash_sense_pipeline.release.publish import publish_staged
+from stash_sense_pipeline_tests.bench.index_corner import manifold
+from stash_sense_pipeline_tests.release.changes import rename_a_performer
+
+from .conftest import DAY
+from .sidecar import Sidecar
+from .worlds import SPEC, make_catalog
+
+ALONG = IndexParams(m=8, ef_construction=40, graph_dimensions=16)
+MOST_INCOMING = 3
+VOYAGER_STORAGE = {
+    Storage.FLOAT32: voyager.StorageDataType.Float32,
+    Storage.E4M3: voyager.StorageDataType.E4M3,
+    Storage.FLOAT8: voyager.StorageDataType.Float8,
+}
+
+
+@pytest.fixture
+def small_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The graph of a few faces is built along axes too."""
+    monkeypatch.setattr(voyager_index, "_FEWEST_ALONG_AXES", 50)
+
+
+def vectors_of(seed: int, count: int, dimensions: int) -> np.ndarray:
+    """Unit vectors that spread over a few directions, and a little over all."""
+    rng = np.random.default_rng(seed)
+    few = rng.standard_normal((count, 4)) @ rng.standard_normal((4, dimensions))
+    return normalised((few + 0.1 * rng.standard_normal((count, dimensions))).astype("f4"))
+
+
+def test_the_axes_are_orthogonal_and_hold_what_the_vectors_share() -> None:
+    vectors = vectors_of(1, 500, 64)
+    axes = main_axes(vectors, 8)
+    assert axes.shape == (64, 8)
+    assert np.allclose(axes.T @ axes / 4096**2, np.eye(8), atol=2e-3)
+    kept = np.linalg.norm(vectors @ axes[:, :4] / 4096, axis=1)
+    assert kept.min() > 0.8
+
+
+@pytest.mark.slow
+@given(st.integers(0, 10_000), st.integers(1, 40), st.integers(2, 48))
+def test_a_vector_along_the_axes_is_a_sum_of_whole_numbers(seed: int, count: int, dimensions: int) -> None:
+    """The sums are exact, so that no order of additions changes them."""
+    vectors = vectors_of(seed, count, dimensions)
+    axes = main_axes(vectors, max(1, dimensions // 2))
+    whole = np.rint(vectors / lengths(vectors)[:, None] * np.float32(4096)).astype(np.int64)
+    assert np.array_equal(along(axes, vectors), (whole @ axes.astype(np.int64)).astype(np.float32))
+
+
+@given(st.integers(1, 300), st.lists(st.integers(1, 60), min_size=1, max_size=30), st.integers(1, 40))
+def test_the_sampled_rows_do_not_depend_on_the_blocks(step: int, sizes: list[int], other: int) -> None:
+    vectors = np.arange(2 * sum(sizes), dtype=np.float32).reshape(-1, 2)
+    count = 16_384 * step
+
+    def taken(blocks: list[int]) -> np.ndarray:
+        sample, start = SampledRows(count), 0
+        for size in blocks:
+            sample.add(start, vectors[start : start + size])
+            start += size
+        return sample.rows()
+
+    equal = [other] * (len(vectors) // other) + ([len(vectors) % other] if len(vectors) % other else [])
+    assert np.array_equal(taken(sizes), vectors[::step])
+    assert np.array_equal(taken(equal), vectors[::step])
+
+
+@pytest.mark.slow
+def test_the_bytes_do_not_depend_on_the_threads_of_the_linear_algebra(tmp_path: Path) -> None:
+    digests = {threads: _digest_of_an_index(tmp_path, threads) for threads in ("1", "2", "3")}
+    assert len(set(digests.values())) == 1, digests
+
+
+def _digest_of_an_index(directory: Path, threads: str) -> str:
+    code = (
+        "import sys, pathlib; from stash_sense_pipeline_tests.release.test_graph_axes import *\n"
+        "path = pathlib.Path(sys.argv[1]); table = manifold(3000)\n"
+        "write_index(lambda: [table], table.shape, ALONG, path, axes=main_axes(table, 16))"
+    )
+    path = directory / f"{threads}.voy"
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": threads}
+    subprocess.run([sys.executable, "-c", code, str(path)], check=True, env=environment)
+    return sha256_file(path)
+
+
+def expected_links(links: list[list[int]], places: int, vectors: np.ndarray) -> list[list[int]]:
+    """The links that complete_links must give, from its rules, element by element. The nearest come first."""
+    steps = np.rint(vectors * (np.float32(127) / np.abs(vectors).max())).astype(np.int64)
+    incoming = [
+        [source for source, own in enumerate(links) if element in own] for element in range(len(links))
+    ]
+    complete = []
+    for element, own in enumerate(links):
+        rare = sorted(incoming[element], key=lambda source: (len(incoming[source]), source))[:MOST_INCOMING]
+        near = {second for first in own for second in links[first]} | set(rare)
+
+        def key(other: int, at: int = element) -> tuple[int, int]:
+            return (-int(steps[at] @ steps[other]), other)
+
+        others = sorted(near - {element} - set(own), key=key)
+        complete.append((sorted(own, key=key) + others)[:places])
+    return complete
+
+
+@given(st.integers(0, 10_000), st.integers(2, 30), st.integers(1, 6), st.integers(0, 6))
+def test_free_places_go_to_the_nearest_elements_two_links_away(
+    seed: int, count: int, most: int, free: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    # Equal vectors too: the lower number is the nearer one.
+    vectors = vectors_of(seed, count, 5)[rng.integers(0, count, count)]
+    lists = [
+        rng.choice(
+            [other for other in range(count) if other != element],
+            rng.integers(1, min(most, count - 1) + 1),
+            False,
+        ).tolist()
+        for element in range(count)
+    ]
+    places = most + free
+    links = np.zeros((count, places), dtype=np.uint32)
+    for element, own in enumerate(lists):
+        links[element, : len(own)] = own
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(near_links, "_MOST_INCOMING", MOST_INCOMING)
+        used = complete_links(links, np.array([len(own) for own in lists], dtype=np.uint32), vectors)
+    found = [links[element, : used[element]].tolist() for element in range(count)]
+    assert found == expected_links(lists, places, vectors)
+
+
+@pytest.mark.parametrize("storage", list(Storage))
+def test_the_file_holds_the_vectors_as_voyager_stores_them(tmp_path: Path, storage: Storage) -> None:
+    table = manifold(700, 3)
+    params = replace(ALONG, storage=storage)
+    own, plain = tmp_path / "own.voy", tmp_path / "plain.voy"
+    blocks = [table[:300], table[300:650], table[650:]]
+    write_index(lambda: blocks, table.shape, params, own, axes=main_axes(table, 16))
+    write_index(lambda: blocks, table.shape, params, plain)
+    ids = list(range(len(table)))
+    one, other = voyager.Index.load(str(own)), voyager.Index.load(str(plain))
+    assert np.array_equal(one.get_vectors(ids), other.get_vectors(ids))
+    assert (one.space, one.num_dimensions, one.num_elements, one.M, one.ef_construction) == (
+        other.space, other.num_dimensions, other.num_elements, other.M, other.ef_construction
+    )  # fmt: skip
+    file, like = read_voyager_file(own), read_voyager_file(plain)
+    assert (file.storage, file.element_bytes, file.m) == (like.storage, like.element_bytes, like.m)
+    assert own.stat().st_size == plain.stat().st_size
+    # A new vector can be added, as to any index.
+    one.add_item(table[0])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_elements_in_another_order_than_their_ids_get_their_own_vectors(tmp_path: Path, seed: int) -> None:
+    """Several threads insert in any order."""
+    table = manifold(400, 5)
+    order = np.random.default_rng(seed).permutation(len(table))
+    narrow = voyager.Index(voyager.Space.Cosine, 16, M=8, ef_construction=40)
+    rows = along(main_axes(table, 16), table)
+    for number in order.tolist():
+        narrow.add_item(rows[number], number)
+    path = tmp_path / "a.voy"
+    with TemporaryFile() as written, path.open("wb") as stream:
+        narrow.save(written)
+        written.flush()
+        write_whole_vectors(written, [table[:150], table[150:]], VOYAGER_STORAGE[Storage.FLOAT32], stream)
+    assert read_voyager_file(path).ids.tolist() == order.tolist()
+    index = voyager.Index.load(str(path))
+    assert np.allclose(index.get_vectors(range(len(table))), table, atol=1e-6)
+    ids, distances = index.query(table, k=1, query_ef=200)
+    assert ids[:, 0].tolist() == list(range(len(table)))
+    assert distances.max() < 1e-5
+
+
+def test_several_threads_give_a_sound_index(tmp_path: Path) -> None:
+    table = manifold(2_000, 7)
+    path = tmp_path / "a.voy"
+    write_index(lambda: [table], table.shape, replace(ALONG, threads=2), path, axes=main_axes(table, 16))
+    assert sorted(read_voyager_file(path).ids.tolist()) == list(range(len(table)))
+    assert np.allclose(load_index(path).get_vectors(range(len(table))), table, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_it_finds_more_of_the_neighbours_than_a_graph_in_all_dimensions(tmp_path: Path) -> None:
+    table = manifold(6_000, 2)
+    params, path = IndexParams(m=12, ef_construction=100), tmp_path / "a.voy"
+
+    def recall(axes: np.ndarray | None) -> float:
+        write_index(lambda: [table], table.shape, params, path, axes=axes)
+        return index_recall("a", ask_index(load_index(path), table), table).at_k
+
+    assert recall(main_axes(table, 128)) > recall(None)
+
+
+def test_parameters_that_do_not_fit_are_left_out() -> None:
+    wanted = IndexParams(graph_dimensions=128)
+    assert wanted.fitting(10_000, 512) == wanted
+    for count, dimensions in ((9_999, 512), (10_000, 128), (10_000, 64)):
+        assert wanted.fitting(count, dimensions) == IndexParams()
+    # An index that was built before the parameter existed is used again.
+    assert "graph_dimensions" not in IndexParams().content
+    assert index_digest("", wanted) != index_digest("", IndexParams())
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("small_graphs")
+def test_a_build_gives_the_same_bytes_and_is_used_again(tmp_path: Path) -> None:
+    engine = make_catalog(tmp_path / "catalog.db", performers=30)
+    reports = [build_index(engine, IndexTask("facenet", ALONG), tmp_path / f"{run}.voy") for run in range(2)]
+    assert reports[0].sha256 == reports[1].sha256
+    assert {report.graph_dimensions for report in reports} == {16}
+    plan = IndexPlan(SPEC.models, tuple(Flavour), ALONG, False, 0.999)
+    staging = open_staging(tmp_path, "next")
+    first = stage_chosen_indices(engine, plan, staging)
+    again = stage_chosen_indices(engine, plan, staging)
+    assert not any(report.reused for report in first.values())
+    assert all(report.reused for report in again.values())
+    assert {name: report.sha256 for name, report in again.items()} == {
+        name: report.sha256 for name, report in first.items()
+    }
+    engine.dispose()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("small_graphs")
+def test_a_release_with_such_indices_is_verified_and_not_made_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ladder = (Corner(8, 40, 16),)
+    monkeypatch.setattr("stash_sense_pipeline.release.index_choice.LADDER", ladder)
+    engine = make_catalog(tmp_path / "catalog.db")
+    plan = IndexPlan(SPEC.models, (Flavour.FULL,), replace(ALONG, **ladder[0]._asdict()), True, 0.9)
+
+    def publish(run: str):
+        staging = open_staging(tmp_path, run)
+        stage_chosen_indices(engine, plan, staging)
+        stage_performers_db(engine, staging, SPEC.database)
+        params = staged_params(plan, staging)
+        assert params.graph_dimensions == 16
+        return publish_staged(engine, tmp_path, staging, replace(SPEC, index=params), DAY)
+
+    report = publish("one")
+    assert report.changed
+    assert all(check.passed for check in verify_release(report.path))
+    manifest = json.loads((report.path / "manifest.json").read_text())
+    assert {entry["graph_dimensions"] for entry in manifest["indices"].values()} == {16}
+    assert len(Sidecar(report.path).faces) == 160
+    assert not publish("two").changed
+    rename_a_performer(engine)
+    assert publish("three").changed
+    engine.dispose()
+
+
+@pytest.mark.usefixtures("small_graphs")
+def test_a_build_that_is_stopped_while_links_are_completed_leaves_nothing(tmp_path: Path) -> None:
+    engine = make_catalog(tmp_path / "catalog.db", performers=30)
+    (tmp_path / "indices").mkdir()
+
+    def stop(stage: str, done: int, total: int | None, /, **counts: int) -> None:
+        if stage == "links" and done > 16:
+            raise ReleaseError("stopped")
+
+    with pytest.raises(ReleaseError, match="stopped"):
+        build_index(engine, IndexTask("facenet", ALONG), tmp_path / "indices" / "a.voy", stop)
+    assert list((tmp_path / "indices").iterdir()) == []
+    engine.dispose()
+
+
+@pytest.mark.usefixtures("small_graphs")
+def test_progress_counts_the_vectors_and_then_the_links(tmp_path: Path) -> None:
+    engine = make_catalog(tmp_path / "catalog.db", performers=30)
+    seen: list[tuple[str, int, int | None]] = []
+    build_index(engine, IndexTask("arcface", ALONG), tmp_path / "a.voy", lambda *at: seen.append(at))
+    assert [stage for stage, done, total in seen if done == total] == ["vectors", "links"]
+    assert seen[-1] == ("links", 120, 120)
+    engine.dispose()
