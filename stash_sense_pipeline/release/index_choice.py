@@ -49,14 +49,14 @@ LADDER = (
     Corner(24, 200, 128),
     Corner(32, 200, 128),
     Corner(48, 200, 128),
-    Corner(64, 300, 128),
+    Corner(64, 200, 128),
     Corner(96, 600),
     Corner(128, 800),
 )
-# A first release with more faces starts at the third corner: the lower ones do not reach the fidelity on 400,000 vectors of
+# A first release with more faces starts at the fourth corner: the lower ones do not reach the fidelity on 400,000 vectors of
 # usual difficulty, and their indices would be built in vain.
 _FACES_OF_LOW_CORNERS = 150_000
-_CORNER_OF_MANY_FACES = LADDER[2]
+_CORNER_OF_MANY_FACES = LADDER[3]
 # The part of a staged release that says how its corner was chosen.
 INDEX_CHOICE = "index-choice"
 _LADDER_CHOSE, _SETTINGS_CHOSE = "ladder", "settings"

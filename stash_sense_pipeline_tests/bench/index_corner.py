@@ -19,7 +19,7 @@ import numpy as np
 
 from stash_sense_pipeline.release.build.face_order import normalised
 from stash_sense_pipeline.release.build.graph.axes import SampledRows, main_axes
-from stash_sense_pipeline.release.build.voyager_index import IndexParams, write_index
+from stash_sense_pipeline.release.build.voyager_index import IndexParams, IndexVectors, write_index
 from stash_sense_pipeline.release.checks.accuracy.answer_fidelity import Neighbours, answer_fidelity
 from stash_sense_pipeline.release.checks.accuracy.exact_search import exact_neighbours, sample_positions
 from stash_sense_pipeline.release.checks.accuracy.left_out import PROBES
@@ -87,7 +87,7 @@ def _build(vectors: np.ndarray, params: IndexParams, path: Path) -> None:
         sample.add(0, vectors)
         axes = main_axes(sample.rows(), params.graph_dimensions)
     blocks = [vectors[start : start + 5_000] for start in range(0, len(vectors), 5_000)]
-    write_index(lambda: blocks, vectors.shape, params, path, axes=axes)
+    write_index(IndexVectors(lambda: blocks, vectors.shape, axes), params, path)
 
 
 def _ask(vectors: np.ndarray, path: Path) -> _Asked:

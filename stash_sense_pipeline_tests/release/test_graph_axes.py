@@ -23,12 +23,14 @@ from stash_sense_pipeline.release.build.face_order import lengths, normalised
 from stash_sense_pipeline.release.build.graph import near_links
 from stash_sense_pipeline.release.build.graph.axes import SampledRows, along, main_axes
 from stash_sense_pipeline.release.build.graph.near_links import complete_links
+from stash_sense_pipeline.release.build.graph.voyager_file import read_voyager_file
 from stash_sense_pipeline.release.build.graph.whole_vectors import write_whole_vectors
 from stash_sense_pipeline.release.build.performers_db import stage_performers_db
 from stash_sense_pipeline.release.build.staging import open_staging
 from stash_sense_pipeline.release.build.voyager_index import (
     IndexParams,
     IndexTask,
+    IndexVectors,
     Storage,
     build_index,
     index_digest,
@@ -36,7 +38,6 @@ from stash_sense_pipeline.release.build.voyager_index import (
 )
 from stash_sense_pipeline.release.checks.retrieval import ask_index, index_recall, load_index
 from stash_sense_pipeline.release.checks.verify import verify_release
-from stash_sense_pipeline.release.checks.voyager_file import read_voyager_file
 from stash_sense_pipeline.release.contract import Flavour
 from stash_sense_pipeline.release.index_choice import Corner, IndexPlan, stage_chosen_indices, staged_params
 from stash_sense_pipeline.release.publish import publish_staged
@@ -115,7 +116,7 @@ def _digest_of_an_index(directory: Path, threads: str) -> str:
     code = (
         "import sys, pathlib; from stash_sense_pipeline_tests.release.test_graph_axes import *\n"
         "path = pathlib.Path(sys.argv[1]); table = manifold(3000)\n"
-        "write_index(lambda: [table], table.shape, ALONG, path, axes=main_axes(table, 16))"
+        "write_index(IndexVectors(lambda: [table], table.shape, main_axes(table, 16)), ALONG, path)"
     )
     path = directory / f"{threads}.voy"
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": threads}
@@ -174,8 +175,8 @@ def test_the_file_holds_the_vectors_as_voyager_stores_them(tmp_path: Path, stora
     params = replace(ALONG, storage=storage)
     own, plain = tmp_path / "own.voy", tmp_path / "plain.voy"
     blocks = [table[:300], table[300:650], table[650:]]
-    write_index(lambda: blocks, table.shape, params, own, axes=main_axes(table, 16))
-    write_index(lambda: blocks, table.shape, params, plain)
+    write_index(IndexVectors(lambda: blocks, table.shape, main_axes(table, 16)), params, own)
+    write_index(IndexVectors(lambda: blocks, table.shape), params, plain)
     ids = list(range(len(table)))
     one, other = voyager.Index.load(str(own)), voyager.Index.load(str(plain))
     assert np.array_equal(one.get_vectors(ids), other.get_vectors(ids))
@@ -214,7 +215,9 @@ def test_elements_in_another_order_than_their_ids_get_their_own_vectors(tmp_path
 def test_several_threads_give_a_sound_index(tmp_path: Path) -> None:
     table = manifold(2_000, 7)
     path = tmp_path / "a.voy"
-    write_index(lambda: [table], table.shape, replace(ALONG, threads=2), path, axes=main_axes(table, 16))
+    write_index(
+        IndexVectors(lambda: [table], table.shape, main_axes(table, 16)), replace(ALONG, threads=2), path
+    )
     assert sorted(read_voyager_file(path).ids.tolist()) == list(range(len(table)))
     assert np.allclose(load_index(path).get_vectors(range(len(table))), table, atol=1e-6)
 
@@ -225,7 +228,7 @@ def test_it_finds_more_of_the_neighbours_than_a_graph_in_all_dimensions(tmp_path
     params, path = IndexParams(m=12, ef_construction=100), tmp_path / "a.voy"
 
     def recall(axes: np.ndarray | None) -> float:
-        write_index(lambda: [table], table.shape, params, path, axes=axes)
+        write_index(IndexVectors(lambda: [table], table.shape, axes), params, path)
         return index_recall("a", ask_index(load_index(path), table), table).at_k
 
     assert recall(main_axes(table, 128)) > recall(None)

@@ -20,9 +20,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stash_sense_pipeline.foundation.errors import ReleaseError
+from stash_sense_pipeline.release.build.graph.voyager_file import read_voyager_file
 from stash_sense_pipeline.release.checks.check_result import CheckResult, failures
 from stash_sense_pipeline.release.checks.verify import verify_release
-from stash_sense_pipeline.release.checks.voyager_file import read_voyager_file
 from stash_sense_pipeline.release.distribution.install import install_release
 from stash_sense_pipeline.release.promotion import ReleaseReport
 from stash_sense_pipeline_tests.databases import extras, in_place_of, statements

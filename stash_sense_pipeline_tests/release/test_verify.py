@@ -16,10 +16,10 @@ import voyager
 
 from stash_sense_pipeline.foundation.files import sha256_file
 from stash_sense_pipeline.release.build.archive import write_zip
+from stash_sense_pipeline.release.build.graph.voyager_file import read_voyager_file
 from stash_sense_pipeline.release.checks import verify
 from stash_sense_pipeline.release.checks.check_result import Severity, failures
 from stash_sense_pipeline.release.checks.verify import verify_release
-from stash_sense_pipeline.release.checks.voyager_file import read_voyager_file
 from stash_sense_pipeline.release.promotion import ReleaseReport
 from stash_sense_pipeline_tests.release.damages import DAMAGES, index, reseal, sql
 
@@ -227,7 +227,7 @@ _LOAD_DAMAGED = """
 import random, sys
 from pathlib import Path
 import voyager
-from stash_sense_pipeline.release.checks.voyager_file import read_voyager_file
+from stash_sense_pipeline.release.build.graph.voyager_file import read_voyager_file
 original, scratch = Path(sys.argv[1]).read_bytes(), Path(sys.argv[2])
 rng = random.Random(5)
 graph = 115 + 160 * 2156

@@ -15,6 +15,7 @@ from stash_sense_pipeline.foundation.files import sha256_file
 from stash_sense_pipeline.release.bootstrap.accepted_faults import why_accepted
 from stash_sense_pipeline.release.bootstrap.index_vectors import EXACT
 from stash_sense_pipeline.release.build.archive import opened_archive
+from stash_sense_pipeline.release.build.graph.voyager_file import VoyagerFile, read_voyager_file
 from stash_sense_pipeline.release.build.manifest import ALIGNMENT, read_manifest
 from stash_sense_pipeline.release.checks.check_result import failures
 from stash_sense_pipeline.release.checks.opened_release import (
@@ -24,7 +25,6 @@ from stash_sense_pipeline.release.checks.opened_release import (
     unpack,
 )
 from stash_sense_pipeline.release.checks.verify import verify_release
-from stash_sense_pipeline.release.checks.voyager_file import VoyagerFile, read_voyager_file
 from stash_sense_pipeline.release.contract import INDEX_FILES, MANIFEST
 
 

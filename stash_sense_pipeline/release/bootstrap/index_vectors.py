@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from stash_sense_pipeline.foundation.files import open_regular
 from stash_sense_pipeline.privacy.suppression.suppressed_faces import SuppressedFaces
-from stash_sense_pipeline.release.checks.voyager_file import VoyagerFile, load_index, read_voyager_file
+from stash_sense_pipeline.release.build.graph.voyager_file import VoyagerFile, load_index, read_voyager_file
 from stash_sense_pipeline.release.contract import INDEX_FILES
 
 Vectors = NDArray[np.float32]

@@ -168,14 +168,12 @@ def build_index(
         if not reused:
             with replacing(path) as temporary:
                 wanted = params.graph_dimensions
-                write_index(
+                vectors = IndexVectors(
                     partial(_unchanged_blocks, engine, order, model, facts),
                     (facts.count, facts.dimensions),
-                    params,
-                    temporary,
-                    progress,
-                    axes=None if wanted is None else main_axes(sample.rows(), wanted),
+                    None if wanted is None else main_axes(sample.rows(), wanted),
                 )
+                write_index(vectors, params, temporary, progress)
         size, checksum = path.stat().st_size, sha256_file(path)
     return IndexReport(
         model=model,
@@ -303,20 +301,22 @@ def _staged_index(engine: sa.Engine, task: IndexTask, staging: Staging) -> Index
     return replace(report, reused=True, seconds=time.monotonic() - begun)
 
 
-def write_index(
-    blocks: Callable[[], Iterable[NDArray[np.float32]]],
-    shape: tuple[int, int],
-    params: IndexParams,
-    path: Path,
-    progress: Progress | None = None,
-    *,
-    axes: Axes | None = None,
-) -> None:
-    """Builds the Cosine index of vectors with ids 0..n-1 into `path`.
+@dataclass(frozen=True)
+class IndexVectors:
+    """The vectors of ids 0..n-1, together of `shape` (n, dim): `blocks` returns them in order, at each call.
 
-    `blocks` returns all vectors, together of `shape` (n, dim), at each call. With `axes` (dim, graph_dimensions) the graph
-    is built along them.
+    With `axes` (dim, graph_dimensions) the graph is built along them.
     """
+
+    blocks: Callable[[], Iterable[NDArray[np.float32]]]
+    shape: tuple[int, int]
+    axes: Axes | None = None
+
+
+def write_index(
+    vectors: IndexVectors, params: IndexParams, path: Path, progress: Progress | None = None
+) -> None:
+    """Builds the Cosine index of the vectors into `path`."""
     import voyager
 
     storage = {
@@ -324,7 +324,7 @@ def write_index(
         Storage.E4M3: voyager.StorageDataType.E4M3,
         Storage.FLOAT8: voyager.StorageDataType.Float8,
     }[params.storage]
-    count, dimensions = shape
+    (count, dimensions), axes = vectors.shape, vectors.axes
     index = voyager.Index(
         voyager.Space.Cosine,
         num_dimensions=dimensions if axes is None else axes.shape[1],
@@ -335,7 +335,7 @@ def write_index(
         storage_data_type=storage if axes is None else voyager.StorageDataType.Float32,
     )
     done = 0
-    for block in blocks():
+    for block in vectors.blocks():
         rows = block if axes is None else along(axes, block)
         index.add_items(rows, ids=range(done, done + len(block)), num_threads=params.threads)
         done += len(block)
@@ -355,7 +355,7 @@ def write_index(
             narrow.flush()
             # Before its file is read: both take a kilobyte a face.
             del index
-            write_whole_vectors(narrow, blocks(), storage, stream, progress)
+            write_whole_vectors(narrow, vectors.blocks(), storage, stream, progress)
 
 
 def reuse_published(release: Path, model: str, digest: str, threads: int, path: Path) -> bool:

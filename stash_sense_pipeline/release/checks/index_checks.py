@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from stash_sense_pipeline.release.checks.voyager_file import VoyagerFile, load_index, read_voyager_file
+from stash_sense_pipeline.release.build.graph.voyager_file import VoyagerFile, load_index, read_voyager_file
 from stash_sense_pipeline.release.contract import (
     SIDECAR_K,
 )

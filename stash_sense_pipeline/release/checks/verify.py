@@ -11,6 +11,7 @@ from typing import Any
 
 from stash_sense_pipeline.foundation.files import sha256_file
 from stash_sense_pipeline.release.build.archive import check_sizes, opened_archive
+from stash_sense_pipeline.release.build.graph.voyager_file import VoyagerFile
 from stash_sense_pipeline.release.build.manifest import NewerReleaseError
 from stash_sense_pipeline.release.checks import database_checks, index_checks, json_checks
 from stash_sense_pipeline.release.checks.check_result import CheckResult, Severity
@@ -24,7 +25,6 @@ from stash_sense_pipeline.release.checks.opened_release import (
     unpack,
 )
 from stash_sense_pipeline.release.checks.tattoos import tattoo_files
-from stash_sense_pipeline.release.checks.voyager_file import VoyagerFile
 from stash_sense_pipeline.release.contract import (
     ASSET_LIMIT_BYTES,
     CHECKSUM_FORM,

@@ -38,12 +38,9 @@ def complete_links(links: Links, used: Links, vectors: Floats, progress: Progres
     """
     largest = max(vectors.max(), -vectors.min(), np.float32(1e-30))
     steps = np.rint(vectors * (_STEPS / largest)).astype(np.int8)
+    begun = _Lists(links[np.arange(links.shape[1]) < used[:, None]], used)
+    incoming = _incoming(begun)
     elements = np.arange(len(links), dtype=np.uint32)
-    width = int(used.max())
-    # A link to itself stands for a free place.
-    taken = np.arange(width) < used[:, None]
-    begun = np.where(taken, links[:, :width], elements[:, None])
-    incoming = _incoming(begun, taken)
     counts = np.zeros(len(links), dtype=np.uint32)
     for start in range(0, len(links), _ELEMENTS_A_BLOCK):
         block = elements[start : start + _ELEMENTS_A_BLOCK]
@@ -56,38 +53,63 @@ def complete_links(links: Links, used: Links, vectors: Floats, progress: Progres
     return counts
 
 
-def _incoming(begun: Links, taken: NDArray[np.bool_]) -> Links:
-    """Elements (n, _MOST_INCOMING) that link to each element; itself where there are fewer."""
-    count = len(begun)
-    targets = begun[taken]
-    rare_first = np.argsort(np.bincount(targets, minlength=count), kind="stable").astype(np.uint32)
+class _Lists:
+    """A list of elements for each element, one after the other in `items`. `sizes` (n,): their lengths."""
+
+    def __init__(self, items: Links, sizes: Links) -> None:
+        self.items = items
+        self.sizes = sizes.astype(np.int64)
+        self._starts = np.cumsum(self.sizes) - self.sizes
+
+    def of(self, elements: Links) -> tuple[NDArray[np.int64], Links]:
+        """The items of these lists, each with the place of its list in `elements`."""
+        sizes = self.sizes[elements]
+        ends = np.cumsum(sizes)
+        shift = np.repeat(self._starts[elements] - (ends - sizes), sizes)
+        places = np.repeat(np.arange(len(elements)), sizes)
+        return places, self.items[shift + np.arange(len(shift))]
+
+
+def _incoming(begun: _Lists) -> _Lists:
+    """Some elements that link to each element: _MOST_INCOMING at most."""
+    count = len(begun.sizes)
+    in_degrees = np.bincount(begun.items, minlength=count)
+    rare_first = np.argsort(in_degrees, kind="stable").astype(np.uint32)
     place_of = np.empty(count, dtype=np.uint32)
     place_of[rare_first] = np.arange(count, dtype=np.uint32)
-    sources = np.repeat(place_of, taken.sum(axis=1))
-    keys = (targets.astype(np.uint64) << np.uint64(_BITS)) | sources
+    keys = begun.items.astype(np.uint64) << np.uint64(_BITS)
+    keys |= np.repeat(place_of, begun.sizes)
     keys.sort()
-    targets, sources = (keys >> np.uint64(_BITS)).astype(np.uint32), rare_first[(keys & np.uint64(_NONE))]
-    place = np.arange(len(keys)) - np.searchsorted(targets, targets)
-    first = place < _MOST_INCOMING
-    found = np.repeat(np.arange(count, dtype=np.uint32)[:, None], _MOST_INCOMING, axis=1)
-    found[targets[first], place[first]] = sources[first]
+    # The number of each key within its target.
+    first = np.repeat(np.cumsum(in_degrees) - in_degrees, in_degrees)
+    kept = np.arange(len(keys)) - first < _MOST_INCOMING
+    sources = rare_first[keys[kept] & np.uint64(_NONE)]
+    return _Lists(sources, np.minimum(in_degrees, _MOST_INCOMING).astype(np.uint32))
+
+
+def _candidates(begun: _Lists, incoming: _Lists, block: Links) -> Links:
+    """The elements around each one, each once: twice its number, and one more when it is no link of the graph."""
+    rows, own = begun.of(block)
+    between, second = begun.of(own)
+    rows_in, into = incoming.of(block)
+    row = np.concatenate([rows, rows[between], rows_in])
+    code = np.concatenate([own * 2, second * 2 + 1, into * 2 + 1])
+    keys = (row << _BITS) | code
+    keys.sort()
+    element = keys >> 1
+    fresh = np.ones(len(keys), dtype=bool)
+    fresh[1:] = element[1:] != element[:-1]
+    keys = keys[fresh]
+    row = keys >> _BITS
+    code = (keys & int(_NONE)).astype(np.uint32)
+    code[code // 2 == block[row]] = _NONE
+    sizes = np.bincount(row, minlength=len(block))
+    found = np.full((len(block), int(sizes.max())), _NONE)
+    found[row, np.arange(len(row)) - np.repeat(np.cumsum(sizes) - sizes, sizes)] = code
     return found
 
 
-def _candidates(begun: Links, incoming: Links, block: NDArray[np.uint32]) -> Links:
-    """The elements around each one, each once: twice its number, and one more when it is no link of the graph."""
-    own = begun[block]
-    around = [begun[own].reshape(len(block), -1), incoming[block]]
-    found = np.concatenate([own * 2, *(each * 2 + 1 for each in around)], axis=1)
-    found.sort(axis=1)
-    again = np.zeros(found.shape, dtype=bool)
-    again[:, 1:] = found[:, 1:] // 2 == found[:, :-1] // 2
-    found[again | (found // 2 == block[:, None])] = _NONE
-    found.sort(axis=1)
-    return found[:, : int((found != _NONE).sum(axis=1).max())]
-
-
-def _ranked(candidates: Links, steps: NDArray[np.int8], block: NDArray[np.uint32]) -> NDArray[np.int64]:
+def _ranked(candidates: Links, steps: NDArray[np.int8], block: Links) -> NDArray[np.int64]:
     """The keys of the candidates, best first; -1 is none."""
     elements = candidates // 2
     missing = candidates == _NONE

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from stash_sense_pipeline.foundation.progress import Progress
 from stash_sense_pipeline.release.build.face_order import Floats
 from stash_sense_pipeline.release.build.graph.near_links import complete_links
-from stash_sense_pipeline.release.checks.voyager_file import (
+from stash_sense_pipeline.release.build.graph.voyager_file import (
     HEADER_BYTES,
     ID_BYTES,
     VoyagerFile,

@@ -26,6 +26,7 @@ from stash_sense_pipeline.release.build.tattoos.tattoo_rows import ReleasedTatto
 from stash_sense_pipeline.release.build.voyager_index import (
     IndexParams,
     IndexReport,
+    IndexVectors,
     index_digest,
     reuse_published,
     write_index,
@@ -125,7 +126,7 @@ def stage_tattoos(
         reused = latest is not None and reuse_published(latest, TATTOO, digest, params.threads, path)
         if not reused:
             with replacing(path) as temporary:
-                write_index(lambda: [vectors.unit], vectors.unit.shape, params, temporary)
+                write_index(IndexVectors(lambda: [vectors.unit], vectors.unit.shape), params, temporary)
         size, checksum = path.stat().st_size, sha256_file(path)
     report = IndexReport(
         model=TATTOO,

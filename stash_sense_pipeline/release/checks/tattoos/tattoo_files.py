@@ -6,9 +6,9 @@ import math
 from typing import Any
 
 from stash_sense_pipeline.foundation.json_file import SMALL, parse_json
+from stash_sense_pipeline.release.build.graph.voyager_file import VoyagerFile
 from stash_sense_pipeline.release.checks import index_checks
 from stash_sense_pipeline.release.checks.opened_release import OpenedRelease
-from stash_sense_pipeline.release.checks.voyager_file import VoyagerFile
 from stash_sense_pipeline.release.contract import (
     SIDECAR_TATTOO_K,
     TATTOO_DIMENSIONS,
