@@ -115,7 +115,8 @@ def _ranked(candidates: Links, steps: NDArray[np.int8], block: Links) -> NDArray
     missing = candidates == _NONE
     elements[missing] = 0
     near, own = (steps[each].astype(np.float32) for each in (elements, block))
-    similar = np.matmul(near, own[:, :, None])[:, :, 0].astype(np.int64)
+    # Not by BLAS: the threads of two builds at once would wait for each other at each of these small products.
+    similar = np.einsum("ekd,ed->ek", near, own).astype(np.int64)
     similar[candidates % 2 == 0] += 2 * _OWN
     keys = ((similar + _OWN) << _BITS) | (_NONE - elements)
     keys[missing] = -1
