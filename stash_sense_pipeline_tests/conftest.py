@@ -75,17 +75,24 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.fixture(autouse=True)
-def _state_of_the_process() -> Iterator[None]:
-    """A command that is called in this process changes its umask and its handlers of signals for good.
-
-    Later tests and their programs must not see that.
-    """
+@pytest.fixture(scope="session", autouse=True)
+def _first_umask() -> int:
+    """The umask with which the tests began."""
     umask = os.umask(0o022)
     os.umask(umask)
+    return umask
+
+
+@pytest.fixture(autouse=True)
+def _state_of_the_process(_first_umask: int) -> Iterator[None]:
+    """A command that is called in this process changes its umask and its handlers of signals for good.
+
+    Later tests and their programs must not see that, also when a fixture of several tests has called the command.
+    """
+    os.umask(_first_umask)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
-    os.umask(umask)
+    os.umask(_first_umask)
     for number, handler in handlers.items():
         signal.signal(number, handler)
 

@@ -53,10 +53,10 @@ LADDER = (
     Corner(96, 600),
     Corner(128, 800),
 )
-# A first release with more faces starts at the fourth corner: the lower ones do not reach the fidelity on 400,000 vectors of
+# A first release with more faces starts at the third corner: the lower ones find too few neighbours among 400,000 vectors of
 # usual difficulty, and their indices would be built in vain.
 _FACES_OF_LOW_CORNERS = 150_000
-_CORNER_OF_MANY_FACES = LADDER[3]
+_CORNER_OF_MANY_FACES = LADDER[2]
 # The part of a staged release that says how its corner was chosen.
 INDEX_CHOICE = "index-choice"
 _LADDER_CHOSE, _SETTINGS_CHOSE = "ladder", "settings"
