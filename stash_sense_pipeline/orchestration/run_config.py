@@ -107,7 +107,9 @@ class IndexShape(dg.Config):
         pinned = m is not None or ef_construction is not None
         corner = Corner(m or wanted.m, ef_construction or wanted.ef_construction) if pinned else None
         flavours = tuple(Flavour(name) for name in export.flavours)
-        plan = IndexPlan(tuple(models), flavours, wanted, not pinned, export.min_answer_fidelity)
+        plan = IndexPlan(
+            tuple(models), flavours, wanted, not pinned, export.min_answer_fidelity, export.min_recall_at_1
+        )
         return plan_indices(plan, corner, latest, faces)
 
 

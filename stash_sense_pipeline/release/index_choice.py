@@ -30,7 +30,7 @@ from stash_sense_pipeline.release.checks.accuracy.answer_fidelity import (
 )
 from stash_sense_pipeline.release.checks.accuracy.exact_search import exact_neighbours, sample_positions
 from stash_sense_pipeline.release.checks.accuracy.left_out import PROBES
-from stash_sense_pipeline.release.checks.retrieval import ask_index, load_index
+from stash_sense_pipeline.release.checks.retrieval import ask_index, index_recall, load_index
 from stash_sense_pipeline.release.contract import INDEX_FILES, REQUIRED_MODELS, SIDECAR_K, Flavour
 from stash_sense_pipeline.release.spec import index_tasks
 
@@ -53,10 +53,9 @@ LADDER = (
     Corner(96, 600),
     Corner(128, 800),
 )
-# A first release with more faces starts at the third corner: the lower ones find too few neighbours among 400,000 vectors of
-# usual difficulty, and their indices would be built in vain.
-_FACES_OF_LOW_CORNERS = 150_000
-_CORNER_OF_MANY_FACES = LADDER[2]
+# The corner at which a first release with more faces starts: lower ones find too few neighbours among vectors of usual
+# difficulty, and their indices would be built in vain.
+_FIRST_CORNERS = ((150_000, LADDER[2]), (50_000, LADDER[1]), (-1, LADDER[0]))
 # The part of a staged release that says how its corner was chosen.
 INDEX_CHOICE = "index-choice"
 _LADDER_CHOSE, _SETTINGS_CHOSE = "ladder", "settings"
@@ -64,9 +63,10 @@ _LADDER_CHOSE, _SETTINGS_CHOSE = "ladder", "settings"
 
 @dataclass(frozen=True)
 class IndexPlan:
-    """The indices to build: embedders, flavours, the first parameters of the flavour full, and the required answer fidelity.
+    """The indices to build: embedders, flavours, the first parameters of the flavour full, and the required quality.
 
-    With `climbs`, the next corner of the ladder follows while the fidelity is below `limit`.
+    With `climbs`, the next corner of the ladder follows while the answer fidelity is below `limit`, or the recall at 1 or
+    within the sidecar's distance is below `recall`.
     """
 
     models: tuple[str, ...]
@@ -74,6 +74,14 @@ class IndexPlan:
     params: IndexParams
     climbs: bool
     limit: float
+    recall: float = 0.999
+
+
+class _Quality(NamedTuple):
+    """The answer fidelity of the indices of a flavour, and their lowest recall at 1 or within the sidecar's distance."""
+
+    fidelity: AnswerFidelity
+    recall: float
 
 
 def plan_indices(plan: IndexPlan, pinned: Corner | None, latest: Path | None, faces: int) -> IndexPlan:
@@ -81,7 +89,7 @@ def plan_indices(plan: IndexPlan, pinned: Corner | None, latest: Path | None, fa
 
     `faces`: the number of faces in each index.
     """
-    first = LADDER[0] if faces <= _FACES_OF_LOW_CORNERS else _CORNER_OF_MANY_FACES
+    first = next(corner for more_than, corner in _FIRST_CORNERS if faces > more_than)
     corner = pinned or _last_corner(latest) or first
     params = replace(plan.params, **corner._asdict())
     return replace(plan, params=params, climbs=pinned is None)
@@ -120,7 +128,11 @@ def stage_chosen_indices(
             for flavour in plan.flavours
             if plan.climbs
         }
-        poor = [each for each in measured.values() if each is not None and each.share < plan.limit]
+        poor = [
+            each
+            for each in measured.values()
+            if each is not None and (each.fidelity.share < plan.limit or each.recall < plan.recall)
+        ]
         higher = _next_corner(params)
         if not poor or higher is None:
             for flavour in plan.flavours:
@@ -129,13 +141,13 @@ def stage_chosen_indices(
         params = replace(params, **higher._asdict())
 
 
-def _note(plan: IndexPlan, params: IndexParams, fidelity: AnswerFidelity | None) -> dict[str, object]:
+def _note(plan: IndexPlan, params: IndexParams, quality: _Quality | None) -> dict[str, object]:
     """What the manifest says about the choice. It does not tell which corners were tried: two builds give the same bytes."""
     return {
         "by": _LADDER_CHOSE if plan.climbs else _SETTINGS_CHOSE,
         "m": params.m,
         "ef_construction": params.ef_construction,
-        "answer_fidelity": None if fidelity is None else round(fidelity.share, 6),
+        "answer_fidelity": None if quality is None else round(quality.fidelity.share, 6),
         "required": plan.limit if plan.climbs else None,
     }
 
@@ -161,8 +173,8 @@ def _next_corner(params: IndexParams) -> Corner | None:
     )
 
 
-def _measure(engine: sa.Engine, staging: Staging, params: IndexParams) -> AnswerFidelity | None:
-    """The fidelity of the staged indices of the required models, or None when one has other parameters."""
+def _measure(engine: sa.Engine, staging: Staging, params: IndexParams) -> _Quality | None:
+    """The quality of the staged indices of the required models, or None when one has other parameters."""
     for model in REQUIRED_MODELS:
         part = f"index-{model}"
         made = staging.read_part(part) if staging.has_part(part) else {}
@@ -170,6 +182,7 @@ def _measure(engine: sa.Engine, staging: Staging, params: IndexParams) -> Answer
             return None
     exact: dict[str, Neighbours] = {}
     indexed: dict[str, Neighbours] = {}
+    recalls: list[float] = []
     for model in REQUIRED_MODELS:
         with reading(engine) as connection:
             order = read_face_order(connection)
@@ -179,7 +192,10 @@ def _measure(engine: sa.Engine, staging: Staging, params: IndexParams) -> Answer
         exact[model] = Neighbours(ids, 1 - similar)
         answers = ask_index(load_index(staging.release / INDEX_FILES[model]), unit, probes)
         indexed[model] = Neighbours(answers.ids, answers.distances)
+        found = index_recall(model, answers, unit, similar, tie_of(params.storage))
+        recalls += [found.at_1, found.in_reach]
         # The vectors of one embedder take up to a gigabyte.
         del unit, answers
         trim_heap()
-    return answer_fidelity(order.performer_ids, probes, exact, indexed, tie_of(params.storage) or 0.0)
+    rounding = tie_of(params.storage) or 0.0
+    return _Quality(answer_fidelity(order.performer_ids, probes, exact, indexed, rounding), min(recalls))

@@ -49,9 +49,10 @@ def planned(
     latest: Path | None = None,
     limit: float = 0.999,
     flavours: tuple[Flavour, ...] = (Flavour.FULL,),
-    faces: int = 100_000,
+    faces: int = 20_000,
+    recall: float = 0.999,
 ) -> IndexPlan:
-    return plan_indices(IndexPlan(SPEC.models, flavours, WANTED, True, limit), pinned, latest, faces)
+    return plan_indices(IndexPlan(SPEC.models, flavours, WANTED, True, limit, recall), pinned, latest, faces)
 
 
 def faces(seed: int, people: int, each: int, dim: int = 16) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -197,6 +198,17 @@ def test_a_corner_below_the_required_fidelity_is_followed_by_the_next(
 
 
 @pytest.mark.slow
+def test_a_corner_below_the_required_recall_is_followed_by_the_next(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checks of the release would refuse it."""
+    monkeypatch.setattr("stash_sense_pipeline.release.index_choice.LADDER", (Corner(4, 10), LADDER[1]))
+    engine, _, reports = staged(data, planned(limit=0.0, recall=1.1))
+    assert {(report.m, report.ef_construction) for report in reports.values()} == {LADDER[1][:2]}
+    engine.dispose()
+
+
+@pytest.mark.slow
 def test_hard_vectors_climb(hard: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "stash_sense_pipeline.release.index_choice.LADDER", (Corner(4, 10), Corner(6, 20), LADDER[1])
@@ -279,6 +291,7 @@ def test_a_manifest_without_a_usable_choice_begins_at_the_lowest_corner(
 
 def test_a_first_release_of_many_faces_begins_at_a_higher_corner(tmp_path: Path) -> None:
     assert planned(faces=400_000).params.m == LADDER[2].m
+    assert planned(faces=100_000).params.m == LADDER[1].m
     assert planned(faces=400_000).climbs
     chosen = {"by": "ladder", "m": LADDER[0].m, "ef_construction": LADDER[0].ef_construction}
     (tmp_path / "manifest.json").write_text(json.dumps({"index_choice": chosen}))
