@@ -181,8 +181,8 @@ def _no_other_files(release: OpenedRelease) -> str:
     return f"{len(members)} files"
 
 
-def _manifest(release: OpenedRelease) -> str:
-    manifest = release.manifest
+def check_manifest_keys(manifest: Mapping[str, Any]) -> int:
+    """The number of keys that a manifest must have. Raises ValueError for one that is missing or of another kind."""
     wanted: Mapping[str, type] = {
         "version": str,
         "performer_count": int,
@@ -196,7 +196,11 @@ def _manifest(release: OpenedRelease) -> str:
         if not isinstance(value, kind) or isinstance(value, bool):
             raise ValueError(f"{key} must be {kind.__name__}, it is {value!r:.80}")
     datetime.fromisoformat(manifest["created_at"])
-    return f"{len(wanted)} keys of the contract"
+    return len(wanted)
+
+
+def _manifest(release: OpenedRelease) -> str:
+    return f"{check_manifest_keys(release.manifest)} keys of the contract"
 
 
 def _manifest_sources(release: OpenedRelease) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import sqlite3
-from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy as np
 from stash_sense_pipeline.foundation.files import sha256_file
 from stash_sense_pipeline.foundation.json_file import SMALL, parse_json
 from stash_sense_pipeline.release.checks.opened_release import MAX_EXAMPLES, refuse_examples
+from stash_sense_pipeline.release.checks.verify import check_manifest_keys
 from stash_sense_pipeline.release.contract import CHECKSUM_FORM, PERSONAL_FIELDS, UNIVERSAL_ID_FORM
 from stash_sense_pipeline.release.sense2.contract import (
     ALIASES_JSON,
@@ -58,21 +58,9 @@ def files(opened: OpenedFiles, wanted: tuple[str, ...]) -> str:
 def manifest(opened: OpenedFiles) -> str:
     """The manifest has the keys that the client reads, and the counts of the files."""
     stated = opened.json_object(MANIFEST)
-    wanted = {
-        "version": str,
-        "performer_count": int,
-        "face_count": int,
-        "sources": list,
-        "created_at": str,
-        "checksums": dict,
-    }
-    for key, kind in wanted.items():
-        value = stated.get(key)
-        if not isinstance(value, kind) or isinstance(value, bool):
-            raise ValueError(f"{key} must be {kind.__name__}, it is {value!r:.80}")
+    check_manifest_keys(stated)
     if VERSION_FORM.fullmatch(stated["version"]) is None:
         raise ValueError(f"the version {stated['version']!r:.80} is not YYYY.MM.DD")
-    datetime.fromisoformat(stated["created_at"])
     living = sum(uid is not None for uid in opened.json_list(FACES_JSON))
     if stated["face_count"] != living:
         raise ValueError(f"face_count is {stated['face_count']}, but {FACES_JSON} has {living} faces")
