@@ -43,7 +43,7 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-# These files of orchestration/ need the demo of its conftest.py, which takes a minute to make.
+# These files of orchestration/ need the demo of its conftest.py, which takes a minute to make. One of them has a browser.
 _WITH_DEMO = {
     "test_backup.py",
     "test_bootstrap.py",
@@ -53,18 +53,33 @@ _WITH_DEMO = {
 }
 
 
+def _uses_the_network(file: Path) -> bool:
+    """Whether tests of the file start containers or a browser. The process that distributes the tests collects none."""
+    text = file.read_text()
+    return "mark.docker" in text or "mark.browser" in text
+
+
+def scope_of(root: Path, nodeid: str) -> str:
+    """The name of the tests that stay in one process with this one.
+
+    Containers come and go with network interfaces. Chromium sees that, and drops the requests that wait for a connection
+    (ERR_NETWORK_CHANGED). So containers and browsers are not used at the same time. The demo is made once.
+    """
+    file = Path(nodeid.partition("::")[0])
+    needs_demo = file.parent.name == "orchestration" and file.name in _WITH_DEMO
+    return "one at a time" if needs_demo or _uses_the_network(root / file) else str(file)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With `--dist loadfile` one process has all files that need the demo, so that it is made once."""
+    """With `--dist loadfile` one process has all files with containers, a browser or the demo."""
     if config.getvalue("dist") != "loadfile":
         return None
     from xdist.scheduler import LoadFileScheduling
 
     class Scheduling(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            file = Path(nodeid.partition("::")[0])
-            needs_demo = file.parent.name == "orchestration" and file.name in _WITH_DEMO
-            return "demo" if needs_demo else str(file)
+            return scope_of(config.rootpath, nodeid)
 
     return Scheduling(config, log)
 

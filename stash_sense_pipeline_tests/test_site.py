@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -15,12 +14,12 @@ from typing import Any
 
 import pytest
 import yaml
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
+from stash_sense_pipeline_tests.browser import PATIENCE, running_chromium
 from stash_sense_pipeline_tests.tools.generated_docs import DOCS
 
 PROJECT = DOCS.parent
-PATIENCE = 240_000  # milliseconds, for each step of the browser
 PAGES = sorted(path.name for path in DOCS.glob("*.md"))
 # Tables, code and pictures that reach beyond the text that holds them, or beyond their own frame.
 CUT_OFF = """() => {
@@ -59,24 +58,16 @@ def test_every_drawing_has_its_source_beside_it_with_the_same_words() -> None:
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     """A tab of a real Chromium on the built site."""
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no Chromium on this machine (apt-get install chromium)")
     site = tmp_path_factory.mktemp("docs") / "site"
     command = [Path(sys.executable).with_name("mkdocs"), "build", "-q", "-d", site]
     subprocess.run(command, cwd=PROJECT, check=True, capture_output=True)
     server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Handler, directory=str(site)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"]
     try:
-        with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(
-                executable_path=chromium, args=[*flags, "--disable-quic"], timeout=PATIENCE
-            )
+        with running_chromium() as browser:
             tab = browser.new_page(base_url=f"http://127.0.0.1:{server.server_address[1]}")
             tab.set_default_timeout(PATIENCE)
             yield tab
-            browser.close()
     finally:
         server.shutdown()
         server.server_close()

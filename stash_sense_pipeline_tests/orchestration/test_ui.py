@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import time
@@ -15,12 +14,13 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from playwright.sync_api import FloatRect, Page, sync_playwright
+from playwright.sync_api import FloatRect, Page
 
 from stash_sense_pipeline.orchestration.asset_checks import RELEASE_CHECKS
 from stash_sense_pipeline.orchestration.names import Group
 from stash_sense_pipeline.sandbox.demo import DEMO_PACK, PEOPLE, SEED, SITES
 from stash_sense_pipeline.sandbox.demo_population import make_demo_world
+from stash_sense_pipeline_tests.browser import running_chromium
 from stash_sense_pipeline_tests.commands import run_here
 from stash_sense_pipeline_tests.orchestration.conftest import PROGRAM, WAIT_SECONDS, wait_until
 from stash_sense_pipeline_tests.postgres import free_port
@@ -91,15 +91,8 @@ def answers(address: str) -> bool:
 @pytest.fixture(scope="module")
 def tab(ui: str) -> Iterator[tuple[Page, list[str]]]:
     """A tab of a real Chromium, and the complaints of its console, its scripts and its requests."""
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no Chromium on this machine (apt-get install chromium)")
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"]
     complaints: list[str] = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=chromium, args=[*flags, "--disable-quic"], timeout=MILLISECONDS
-        )
+    with running_chromium() as browser:
         page = browser.new_page(viewport={"width": 1400, "height": 900}, base_url=ui)
         page.set_default_timeout(MILLISECONDS)
         page.on("pageerror", lambda error: complaints.append(f"script: {error}"))
@@ -116,7 +109,6 @@ def tab(ui: str) -> Iterator[tuple[Page, list[str]]]:
             ),
         )
         yield page, complaints
-        browser.close()
 
 
 @pytest.fixture

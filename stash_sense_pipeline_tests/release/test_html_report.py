@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from stash_sense_pipeline.foundation.tables.table import one_line, table_of
 from stash_sense_pipeline.privacy.redaction.report_redaction import erase_traces
@@ -21,12 +20,11 @@ from stash_sense_pipeline.release.reports.html_page import html_page
 from stash_sense_pipeline.release.reports.plots import draw_plots
 from stash_sense_pipeline.release.reports.quality_report import PAGE, ReportContent, write_report
 from stash_sense_pipeline.release.reports.release_diff import PerformerChange, ReleaseDiff
+from stash_sense_pipeline_tests.browser import PATIENCE, running_chromium
 from stash_sense_pipeline_tests.hostile_texts import HOSTILE
 
 World = tuple[Path, ReleaseReport]
 VOID = {"meta", "img"}
-# How long a browser may take for anything, on a machine that does much else.
-_MILLISECONDS = 200_000
 browser_test = pytest.mark.browser
 
 
@@ -117,21 +115,14 @@ def test_an_erasure_blanks_the_row_of_a_name(tmp_path: Path, text: str) -> None:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no Chromium on this machine (apt-get install chromium)")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=chromium, args=["--no-sandbox"], timeout=_MILLISECONDS
-        )
+    with running_chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
 def page(browser: Browser, page_file: Path) -> Iterator[Page]:
     page = browser.new_page()
-    page.set_default_timeout(_MILLISECONDS)
+    page.set_default_timeout(PATIENCE)
     troubles: list[str] = []
     page.on("console", lambda message: troubles.append(message.text))
     page.on("pageerror", lambda error: troubles.append(str(error)))
@@ -191,7 +182,7 @@ def test_the_page_has_no_serious_barrier(page: Page) -> None:
 def test_the_page_reads_without_javascript(browser: Browser, page_file: Path) -> None:
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
-    page.set_default_timeout(_MILLISECONDS)
+    page.set_default_timeout(PATIENCE)
     page.goto(page_file.as_uri())
     assert page.get_by_role("button").count() == 0
     heads = page.locator("table", has=page.locator("caption", has_text="What a threshold means")).locator(
