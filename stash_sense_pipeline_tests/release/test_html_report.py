@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -111,6 +111,32 @@ def test_an_erasure_blanks_the_row_of_a_name(tmp_path: Path, text: str) -> None:
     left = path.read_text()
     assert "Quill" not in left
     assert "<tr><td>Other Person</td>" in left
+
+
+WORDS_OF_A_PAGE = sorted(
+    set(re.findall(r"[A-Za-z]{3,}", html_page("", [TableBlock("", table_of(("a",), [(1,), ("b",)]))], {})))
+)
+
+
+@pytest.mark.parametrize("spelled", [str.title, str.lower, str.upper])
+def test_an_erasure_of_a_person_named_like_a_word_of_html_leaves_a_page(
+    tmp_path: Path, spelled: Callable[[str], str]
+) -> None:
+    names = [spelled(word) for word in WORDS_OF_A_PAGE if word != "Sections"]
+    path = tmp_path / "releases" / "2026.02.18.report" / PAGE
+    path.parent.mkdir(parents=True)
+    rows = [(f"{name} {number}", number) for number, name in enumerate(names)]
+    path.write_text(
+        html_page("x", [TableBlock("x", table_of(("person", "id"), [*rows, ("Mira Quill", -1)]))], {})
+    )
+    before = path.read_text().splitlines()
+    assert erase_traces(tmp_path, names, staged=False).lines == len(names) > 50
+    after = path.read_text().splitlines()
+    gone = [line for line, left in zip(before, after, strict=True) if line != left]
+    assert all(line.startswith("<tr><td>") for line in gone)
+    assert [line for line in after if line.startswith("<tr><td>")] == [
+        '<tr><td>Mira Quill</td><td data-value="-1">-1</td></tr>'
+    ]
 
 
 @pytest.fixture(scope="module")

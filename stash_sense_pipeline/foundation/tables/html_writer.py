@@ -1,11 +1,20 @@
-"""Writes a table as HTML: cells are plain text, and each row is one line."""
+"""Writes a table as HTML: cells are plain text, and each row is one line. Finds the texts of such lines."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 
 from stash_sense_pipeline.foundation.tables.table import Table, one_line
+
+# The words of HTML itself: names of elements and of attributes, and values that a browser or a style gives a meaning.
+_MARKUP = re.compile(
+    r"""<!DOCTYPE html>|<meta [^<>]*>|</?[a-z][a-z0-9]*"""
+    r"""|\s(?:class|role|scope|lang|tabindex)="[^"<>]*"|\s[a-z][a-z-]*=(?=")"""
+)
+_CODE = ("<style>", "<script>")
+_CODE_ENDS = ("</style>", "</script>")
 
 
 def html_lines(table: Table, caption: str) -> list[str]:
@@ -39,3 +48,14 @@ def _rows(table: Table) -> Iterator[str]:
             for value, text in zip(values, texts, strict=True)
         )
         yield f"<tr>{''.join(cells)}</tr>"
+
+
+def texts_of_lines(lines: Iterable[str]) -> Iterator[str]:
+    """What each line of a page of this program says to its readers: without the words of HTML, styles and scripts."""
+    code = False
+    for line in lines:
+        if line in _CODE:
+            code = True
+        yield "" if code else _MARKUP.sub(" ", line)
+        if code and line.endswith(_CODE_ENDS):
+            code = False

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stash_sense_pipeline.foundation.files import make_directory, private_opener, write_atomically
+from stash_sense_pipeline.foundation.tables.html_writer import texts_of_lines
 from stash_sense_pipeline.privacy.redaction.mentions import ERASED, mentions
 
 # Folders below DATA_DIR with texts about people. In releases/ only files beside a release are redacted: the files of a
@@ -90,7 +91,9 @@ def _is_text(path: Path) -> bool:
 
 def _blank(path: Path, speaks_of: Callable[[str], bool]) -> int:
     lines = path.read_text(errors="replace").splitlines()
-    hits = [number for number, line in enumerate(lines) if speaks_of(line)]
+    # A person may have the name of an element of HTML. A page without that element is no page.
+    texts = texts_of_lines(lines) if path.suffix == ".html" else lines
+    hits = [number for number, text in enumerate(texts) if speaks_of(text)]
     for number in hits:
         lines[number] = ERASED
     if hits and path.suffix == ".json":
