@@ -40,22 +40,22 @@ class Spread:
 SPREADS = {"easy": Spread(8, 4), "usual": Spread(16, 8), "hard": Spread(32, 16)}
 
 
-def owners_of(faces: int, rng: np.random.Generator) -> np.ndarray:
-    """The people (faces,) of faces in release order: PHOTOS_EACH on average."""
-    return np.sort(rng.integers(0, max(1, int(faces / PHOTOS_EACH)), faces))
+def owners_of(faces: int) -> np.ndarray:
+    """The people (faces,) of photos in release order, by number from 0: PHOTOS_EACH on average."""
+    return np.sort(np.random.default_rng(3).integers(0, max(1, int(faces / PHOTOS_EACH)), faces))
 
 
-def manifold(faces: int, seed: int = 1, spread: str = "usual") -> np.ndarray:
+def manifold(owners: np.ndarray, seed: int = 1, spread: str = "usual") -> np.ndarray:
     """Unit vectors (faces, 512) like those of face embedders: photos of people on a curved surface of few dimensions.
 
-    They are random Fourier features of hidden numbers of a person and of a photo, with noise. Usual photos of one person
-    have a mean cosine of 0.57, photos of two people one of 0.06 ± 0.07. The 20 nearest neighbours of a face have an
+    `owners` (faces,): the people of the photos, by number. `seed`: of the embedder. Two embedders find other people alike.
+    The vectors are random Fourier features of hidden numbers of a person and of a photo, with noise. Usual photos of one
+    person have a mean cosine of 0.57, photos of two people one of 0.06 ± 0.07. The 20 nearest neighbours of a face have an
     intrinsic dimension of about 18 (by maximum likelihood). For face embeddings 9 to 16 are published (Gong, Boddeti,
     Jain, arXiv 1803.09672).
     """
     rng = np.random.default_rng(seed)
-    owners = owners_of(faces, rng)
-    people, hidden_of = max(1, int(faces / PHOTOS_EACH)), SPREADS[spread]
+    people, faces, hidden_of = int(owners.max()) + 1, len(owners), SPREADS[spread]
     hidden = np.concatenate(
         [
             rng.standard_normal((people, hidden_of.person), dtype=np.float32)[owners] * 0.4,
@@ -129,8 +129,8 @@ def row(tables: Sequence[np.ndarray], owners: np.ndarray, params: IndexParams) -
 
 def main(spread: str, faces: int, corners: list[str]) -> None:
     """Prints a row for each `M/EF_CONSTRUCTION` or `M/EF_CONSTRUCTION/AXES`."""
-    tables = [manifold(faces, seed, spread) for seed in (1, 2)]
-    owners = owners_of(faces, np.random.default_rng(3))
+    owners = owners_of(faces)
+    tables = [manifold(owners, seed, spread) for seed in (1, 2)]
     for corner in corners:
         m, ef_construction, *axes = map(int, corner.split("/"))
         params = IndexParams(m=m, ef_construction=ef_construction, graph_dimensions=axes[0] if axes else None)

@@ -131,7 +131,7 @@ def _index_row(data: Path) -> Row:
 
     engine = fill(data / "indexed.db", _INDEXED)
     params = IndexParams()
-    vectors = manifold(_INDEXED, 1)
+    vectors = manifold(owners_of(_INDEXED))
 
     def bare() -> None:
         index = voyager.Index(
@@ -161,7 +161,7 @@ def _index_row(data: Path) -> Row:
 
 
 def _exact_rows() -> Iterator[Row]:
-    gallery = manifold(FACES, 1)
+    gallery = manifold(owners_of(FACES))
     queries = np.ascontiguousarray(gallery[:: FACES // _QUERIES][:_QUERIES])
 
     def bare() -> None:
@@ -178,8 +178,8 @@ def _exact_rows() -> Iterator[Row]:
 
 def _accuracy_row() -> Row:
     """Left-out photographs of 20,000 faces, with everything that they tell, over the matrix products alone."""
-    owners = owners_of(_MEASURED, np.random.default_rng(3))
-    unit = {model: manifold(_MEASURED, seed) for seed, model in enumerate(REQUIRED_MODELS, start=1)}
+    owners = owners_of(_MEASURED)
+    unit = {model: manifold(owners, seed) for seed, model in enumerate(REQUIRED_MODELS, start=1)}
     vectors = ReleaseVectors(FaceOrder(np.arange(_MEASURED), owners), unit)
     people = {
         owner: ReleasedPerson(f"person {owner}", frozenset(), None, {})

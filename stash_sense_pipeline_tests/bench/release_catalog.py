@@ -21,12 +21,12 @@ def fill(path: Path, faces: int, people_with_one: bool = False) -> sa.Engine:
     """A catalog at `path` with `faces` trusted faces, each with two vectors. A person has 3.4 on average, or one."""
     engine = open_catalog(f"sqlite:///{path}")
     rng = np.random.default_rng(3)
-    owners = owners_of(faces, rng)
+    owners = owners_of(faces)
     if people_with_one:
         owners = np.arange(faces)
     people, owner = np.unique(owners, return_inverse=True)
     insert_rows(engine, _people(len(people)))
-    vectors = {model: manifold(faces, seed) for seed, model in enumerate(DIGESTS, start=1)}
+    vectors = {model: manifold(owner, seed) for seed, model in enumerate(DIGESTS, start=1)}
     # Faces have ids in the order of their images, and are released in the order of their performers.
     places = rng.permutation(faces)
     rank = np.arange(faces) - np.searchsorted(owners, owners)

@@ -41,7 +41,7 @@ from stash_sense_pipeline.release.checks.verify import verify_release
 from stash_sense_pipeline.release.contract import Flavour
 from stash_sense_pipeline.release.index_choice import Corner, IndexPlan, stage_chosen_indices, staged_params
 from stash_sense_pipeline.release.publish import publish_staged
-from stash_sense_pipeline_tests.bench.index_corner import manifold
+from stash_sense_pipeline_tests.bench.index_corner import manifold, owners_of
 from stash_sense_pipeline_tests.release.changes import rename_a_performer
 
 from .conftest import DAY
@@ -115,7 +115,7 @@ def test_the_bytes_do_not_depend_on_the_threads_of_the_linear_algebra(tmp_path: 
 def _digest_of_an_index(directory: Path, threads: str) -> str:
     code = (
         "import sys, pathlib; from stash_sense_pipeline_tests.release.test_graph_axes import *\n"
-        "path = pathlib.Path(sys.argv[1]); table = manifold(3000)\n"
+        "path = pathlib.Path(sys.argv[1]); table = manifold(owners_of(3000))\n"
         "write_index(IndexVectors(lambda: [table], table.shape, main_axes(table, 16)), ALONG, path)"
     )
     path = directory / f"{threads}.voy"
@@ -171,7 +171,7 @@ def test_free_places_go_to_the_nearest_elements_two_links_away(
 
 @pytest.mark.parametrize("storage", list(Storage))
 def test_the_file_holds_the_vectors_as_voyager_stores_them(tmp_path: Path, storage: Storage) -> None:
-    table = manifold(700, 3)
+    table = manifold(owners_of(700), 3)
     params = replace(ALONG, storage=storage)
     own, plain = tmp_path / "own.voy", tmp_path / "plain.voy"
     blocks = [table[:300], table[300:650], table[650:]]
@@ -193,7 +193,7 @@ def test_the_file_holds_the_vectors_as_voyager_stores_them(tmp_path: Path, stora
 @pytest.mark.parametrize("seed", range(3))
 def test_elements_in_another_order_than_their_ids_get_their_own_vectors(tmp_path: Path, seed: int) -> None:
     """Several threads insert in any order."""
-    table = manifold(400, 5)
+    table = manifold(owners_of(400), 5)
     order = np.random.default_rng(seed).permutation(len(table))
     narrow = voyager.Index(voyager.Space.Cosine, 16, M=8, ef_construction=40)
     rows = along(main_axes(table, 16), table)
@@ -213,7 +213,7 @@ def test_elements_in_another_order_than_their_ids_get_their_own_vectors(tmp_path
 
 
 def test_several_threads_give_a_sound_index(tmp_path: Path) -> None:
-    table = manifold(2_000, 7)
+    table = manifold(owners_of(2_000), 7)
     path = tmp_path / "a.voy"
     write_index(
         IndexVectors(lambda: [table], table.shape, main_axes(table, 16)), replace(ALONG, threads=2), path
@@ -224,7 +224,7 @@ def test_several_threads_give_a_sound_index(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_it_finds_more_of_the_neighbours_than_a_graph_in_all_dimensions(tmp_path: Path) -> None:
-    table = manifold(6_000, 2)
+    table = manifold(owners_of(6_000), 2)
     params, path = IndexParams(m=12, ef_construction=100), tmp_path / "a.voy"
 
     def recall(axes: np.ndarray | None) -> float:
