@@ -47,7 +47,8 @@ class _Interruption:
     """Signal handler: SIGINT and SIGTERM raise KeyboardInterrupt, or are only recorded while `noted` runs.
 
     An exception between the start of a process and the assignment of its Popen object would leave a process that is
-    never ended.
+    never ended. Python drops an exception that a handler raises while an object is finalised, so `asked` stays true
+    and `check` raises later.
     """
 
     def __init__(self) -> None:
@@ -59,10 +60,14 @@ class _Interruption:
         if self._raises:
             raise KeyboardInterrupt
 
+    def check(self) -> None:
+        """Raises KeyboardInterrupt when a signal has arrived."""
+        if self.asked:
+            raise KeyboardInterrupt
+
     @contextmanager
     def noted(self) -> Iterator[None]:
-        """While the block runs, a signal only sets `asked`. `asked` is reset at the start."""
-        self.asked = False
+        """While the block runs, a signal only sets `asked`."""
         self._raises = False
         try:
             yield
@@ -93,8 +98,7 @@ class _Service:
                 pass_fds=tuple(self.kept_open),
                 start_new_session=True,
             )
-        if self.interruption.asked:
-            raise KeyboardInterrupt
+        self.interruption.check()
 
     def ended(self) -> int | None:
         """The exit code; None before the start and while it runs."""
@@ -164,6 +168,7 @@ def _watch(
 ) -> int:
     """Starts the programs and restarts them. Returns 1 when a program ends early after its start."""
     web, code_server, daemon = services
+    interruption = web.interruption
     # The webserver takes longest to load, and then waits for the code server.
     web.start()
     try:
@@ -175,6 +180,7 @@ def _watch(
     code_server.start()
     while True:
         time.sleep(_POLL_SECONDS)
+        interruption.check()
         # The daemon starts last, because it would slow down the start of the UI.
         if daemon.process is None and _answers(server.host, server.port):
             echo(f"Dagster UI: http://{server.host}:{server.port}  (Ctrl-C ends it)")
@@ -204,6 +210,7 @@ def _answers(host: str, port: int) -> bool:
 
 def _stop(services: Sequence[_Service], interruption: _Interruption) -> None:
     """Sends SIGINT to all, waits as long as a batch may take, and kills those left. A second signal ends the wait."""
+    interruption.asked = False
     with interruption.noted():
         for service in reversed(services):
             service.signal(signal.SIGINT)

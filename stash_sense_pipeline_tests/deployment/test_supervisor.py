@@ -123,8 +123,44 @@ def test_a_program_that_ends_early_after_its_start_ends_the_supervisor(
 def test_a_signal_at_any_other_time_raises_keyboard_interrupt(interruption: _Interruption) -> None:
     with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGINT)
+    interruption.asked = False
     with interruption.noted():
         os.kill(os.getpid(), signal.SIGINT)
         assert interruption.asked
     with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGINT)
+
+
+class _Finalised:
+    """Sends SIGINT while it is finalised, where Python drops the exception of the handler."""
+
+    def __del__(self) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("when", ["while it prepares", "while it watches"])
+def test_a_signal_while_an_object_is_finalised_is_not_lost(
+    stubborn: _Service, interruption: _Interruption, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    web, code, daemon = (replace(stubborn, name=name) for name in ("web", "code", "daemon"))
+    server = UiServer(stubborn.directory, "127.0.0.1", free_port(), {})
+    looks: list[str] = []
+
+    def answers(host: str, port: int) -> bool:
+        looks.append(host)
+        if when == "while it watches" and len(looks) == 1:
+            _Finalised()
+        assert len(looks) < 3, "the signal was lost"
+        return False
+
+    monkeypatch.setattr(supervisor, "_answers", answers)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            _watch(
+                [web, code, daemon], server, looks.append, _Finalised if when == "while it prepares" else str
+            )
+        assert len(looks) == (when == "while it watches")
+    finally:
+        for service in (web, code):
+            service.signal(signal.SIGKILL)
