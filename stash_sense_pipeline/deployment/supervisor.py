@@ -21,6 +21,8 @@ from types import FrameType
 
 import yaml
 
+from stash_sense_pipeline.foundation import signals
+
 _POLL_SECONDS = 0.2
 # A program that ends sooner after its start than this would do so again: it is not restarted.
 _EARLY_END_SECONDS = 20.0
@@ -90,9 +92,9 @@ class _Service:
 
     def start(self) -> None:
         self.started = time.monotonic()
-        with self.interruption.noted():
+        with self.interruption.noted(), signals.signals_blocked(signal.SIGINT):
             self.process = subprocess.Popen(
-                [sys.executable, "-m", *self.command],
+                [sys.executable, "-m", signals.__name__, *self.command],
                 env=dict(self.environment),
                 cwd=self.directory,
                 pass_fds=tuple(self.kept_open),
@@ -135,7 +137,9 @@ def serve_ui(
             try:
                 return _watch(services, server, echo, prepare)
             finally:
-                _stop(services, interruption)
+                # Without the daemon there are no runs to end, and a program that loads would print a traceback.
+                runs_may_exist = services[-1].process is not None
+                _stop(services, interruption, signal.SIGINT if runs_may_exist else signal.SIGKILL)
     except KeyboardInterrupt:
         return 0
     finally:
@@ -171,12 +175,7 @@ def _watch(
     interruption = web.interruption
     # The webserver takes longest to load, and then waits for the code server.
     web.start()
-    try:
-        prepare()
-    except BaseException:
-        # SIGINT while it loads would print a traceback.
-        web.signal(signal.SIGKILL)
-        raise
+    prepare()
     code_server.start()
     while True:
         time.sleep(_POLL_SECONDS)
@@ -208,12 +207,14 @@ def _answers(host: str, port: int) -> bool:
     return True
 
 
-def _stop(services: Sequence[_Service], interruption: _Interruption) -> None:
-    """Sends SIGINT to all, waits as long as a batch may take, and kills those left. A second signal ends the wait."""
+def _stop(
+    services: Sequence[_Service], interruption: _Interruption, number: signal.Signals = signal.SIGINT
+) -> None:
+    """Sends a signal to all, waits as long as a batch may take, and kills those left. A second signal ends the wait."""
     interruption.asked = False
     with interruption.noted():
         for service in reversed(services):
-            service.signal(signal.SIGINT)
+            service.signal(number)
         _await(services, _STOP_SECONDS, lambda: interruption.asked)
         for service in services:
             service.signal(signal.SIGKILL)

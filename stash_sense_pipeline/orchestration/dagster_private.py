@@ -2,7 +2,7 @@
 
 Everything here comes from modules with names that begin with an underscore, so an update of Dagster may move it. No other
 module of the package imports from them; a test checks this. Two more such names are strings elsewhere: `supervisor` runs
-`python -m dagster._daemon`, and deploy/dagster.yaml names `dagster._core.storage.root` to keep logs on the shared volume.
+the module `dagster._daemon`, and deploy/dagster.yaml names `dagster._core.storage.root` to keep logs on the shared volume.
 """
 
 from __future__ import annotations

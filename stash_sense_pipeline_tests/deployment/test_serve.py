@@ -174,3 +174,16 @@ def test_a_daemon_with_a_killed_parent_keeps_the_daemon_lock(tmp_path: Path) -> 
             for orphan in orphans:
                 with suppress(psutil.NoSuchProcess):
                     orphan.kill()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_signal_while_a_program_loads_prints_no_traceback(tmp_path: Path, name: str) -> None:
+    with served_at(tmp_path) as served:
+        served.program(name)
+        # The program has begun to load Dagster, which takes a second and more.
+        time.sleep(0.3)
+        served.process.send_signal(signal.SIGINT)
+        assert served.process.wait(timeout=240) == 0, served.log.read_text()
+    text = served.log.read_text()
+    assert "Traceback" not in text, text
+    assert "Aborted" not in text, text

@@ -14,7 +14,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from multiprocessing import forkserver, resource_tracker
@@ -25,6 +25,7 @@ from typing import Any
 import dagster as dg
 
 from stash_sense_pipeline.foundation.progress import Progress
+from stash_sense_pipeline.foundation.signals import signals_blocked
 from stash_sense_pipeline.orchestration import names
 from stash_sense_pipeline.orchestration.dagster_private import give_runs_an_origin, keep_output_in_files
 from stash_sense_pipeline.orchestration.graceful_shutdown import GracefulHandler
@@ -168,18 +169,8 @@ def prepare_processes(location: CodeLocation) -> None:
     multiprocessing.get_context("forkserver").set_forkserver_preload(preload)
     # Unblocks the signals itself when it starts its process.
     resource_tracker.ensure_running()
-    with _signals_blocked():
+    with signals_blocked(*_SIGNALS):
         forkserver.ensure_running()
-
-
-@contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """Holds SIGINT and SIGTERM back while the block runs; they arrive after it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _run(location: CodeLocation, task: RunTask, run_id: str, connection: Connection) -> None:
