@@ -43,13 +43,14 @@ class Corner(NamedTuple):
     graph_dimensions: int | None = None
 
 
-# From cheap to dear. docs/release.md has the measurements: a graph along 128 axes costs a quarter of one in all dimensions.
-# Vectors without main axes need the last corners.
+# From cheap to dear. docs/release.md has the measurements. A graph along axes gets the nearest neighbours as links when it
+# is built, so it needs no high ef_construction. Vectors without main axes need the last corners.
 LADDER = (
-    Corner(24, 200, 128),
-    Corner(32, 200, 128),
-    Corner(48, 200, 128),
-    Corner(64, 200, 128),
+    Corner(24, 60, 128),
+    Corner(32, 60, 128),
+    Corner(48, 60, 128),
+    Corner(64, 60, 128),
+    Corner(96, 60, 128),
     Corner(96, 600),
     Corner(128, 800),
 )

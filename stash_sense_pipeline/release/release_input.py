@@ -128,7 +128,10 @@ def _input(
     spec: ReleaseSpec, content: _Digested, digests: Mapping[str, str], tattoos: str | None
 ) -> ReleaseInput:
     """`digests`: of the vectors of each index. `tattoos`: of the rows of tattoos, if the release has any."""
-    indices = {model: index_digest(digest, spec.index) for model, digest in digests.items()}
+    indices = {
+        model: index_digest(digest, spec.index, None if model == TATTOO else content.order)
+        for model, digest in digests.items()
+    }
     state = {
         "format": RELEASE_FORMAT,
         "content": content.content,

@@ -20,8 +20,9 @@ from stash_sense_pipeline.foundation.errors import ReleaseError
 from stash_sense_pipeline.foundation.files import sha256_file
 from stash_sense_pipeline.release.build import voyager_index
 from stash_sense_pipeline.release.build.face_order import lengths, normalised
-from stash_sense_pipeline.release.build.graph import near_links
+from stash_sense_pipeline.release.build.graph import near_elements, near_links
 from stash_sense_pipeline.release.build.graph.axes import SampledRows, along, main_axes
+from stash_sense_pipeline.release.build.graph.near_elements import in_steps
 from stash_sense_pipeline.release.build.graph.near_links import complete_links
 from stash_sense_pipeline.release.build.graph.voyager_file import read_voyager_file
 from stash_sense_pipeline.release.build.graph.whole_vectors import write_whole_vectors
@@ -49,7 +50,7 @@ from .sidecar import Sidecar
 from .worlds import SPEC, make_catalog
 
 ALONG = IndexParams(m=8, ef_construction=40, graph_dimensions=16)
-MOST_INCOMING = 3
+MOST_INCOMING, MOST_OF_A_GROUP = 3, 4
 VOYAGER_STORAGE = {
     Storage.FLOAT32: voyager.StorageDataType.Float32,
     Storage.E4M3: voyager.StorageDataType.E4M3,
@@ -124,7 +125,9 @@ def _digest_of_an_index(directory: Path, threads: str) -> str:
     return sha256_file(path)
 
 
-def expected_links(links: list[list[int]], places: int, vectors: np.ndarray) -> list[list[int]]:
+def expected_links(
+    links: list[list[int]], places: int, vectors: np.ndarray, groups: np.ndarray, near: int
+) -> list[list[int]]:
     """The links that complete_links must give, from its rules, element by element. The nearest come first."""
     steps = np.rint(vectors * (np.float32(127) / np.abs(vectors).max())).astype(np.int64)
     incoming = [
@@ -133,23 +136,29 @@ def expected_links(links: list[list[int]], places: int, vectors: np.ndarray) -> 
     complete = []
     for element, own in enumerate(links):
         rare = sorted(incoming[element], key=lambda source: (len(incoming[source]), source))[:MOST_INCOMING]
-        near = {second for first in own for second in links[first]} | set(rare)
+        members = np.flatnonzero(groups == groups[element]).tolist()
+        place = members.index(element)
+        begin = max(0, min(place - MOST_OF_A_GROUP // 2, len(members) - MOST_OF_A_GROUP - 1))
+        group = set(members[begin : begin + MOST_OF_A_GROUP + 1]) - {element, *own}
 
         def key(other: int, at: int = element) -> tuple[int, int]:
             return (-int(steps[at] @ steps[other]), other)
 
-        others = sorted(near - {element} - set(own), key=key)
-        complete.append((sorted(own, key=key) + others)[:places])
+        # All elements are in one cluster, in their order.
+        others = set(sorted(range(len(links)), key=key)[:near] + rare) - {element, *own} - group
+        ranked = [sorted(each, key=key) for each in (own, group, others)]
+        complete.append([*ranked[0], *ranked[1], *ranked[2]][:places])
     return complete
 
 
-@given(st.integers(0, 10_000), st.integers(2, 30), st.integers(1, 6), st.integers(0, 6))
-def test_free_places_go_to_the_nearest_elements_two_links_away(
-    seed: int, count: int, most: int, free: int
+@given(st.integers(0, 10_000), st.integers(2, 30), st.integers(1, 6), st.integers(0, 8), st.integers(1, 30))
+def test_free_places_go_to_the_group_and_then_to_the_nearest_elements(
+    seed: int, count: int, most: int, free: int, people: int
 ) -> None:
     rng = np.random.default_rng(seed)
     # Equal vectors too: the lower number is the nearer one.
     vectors = vectors_of(seed, count, 5)[rng.integers(0, count, count)]
+    groups = rng.integers(0, people, count)
     lists = [
         rng.choice(
             [other for other in range(count) if other != element],
@@ -164,9 +173,41 @@ def test_free_places_go_to_the_nearest_elements_two_links_away(
         links[element, : len(own)] = own
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(near_links, "_MOST_INCOMING", MOST_INCOMING)
-        used = complete_links(links, np.array([len(own) for own in lists], dtype=np.uint32), vectors)
+        patched.setattr(near_links, "_MOST_OF_A_GROUP", MOST_OF_A_GROUP)
+        used = complete_links(links, np.array([len(own) for own in lists], dtype=np.uint32), vectors, groups)
     found = [links[element, : used[element]].tolist() for element in range(count)]
-    assert found == expected_links(lists, places, vectors)
+    assert found == expected_links(lists, places, vectors, groups, places + 1)
+
+
+@given(st.integers(0, 10_000), st.integers(1, 60), st.integers(1, 12), st.integers(1, 12), st.integers(1, 9))
+def test_near_elements_are_those_of_the_clusters_around(
+    seed: int, count: int, size: int, most: int, wanted: int
+) -> None:
+    """With all clusters around, they are the nearest of all elements, however the elements are clustered."""
+    vectors = vectors_of(seed, count, 6)[np.random.default_rng(seed).integers(0, count, count)]
+    steps = in_steps(vectors)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(near_elements, "_ELEMENTS_A_CLUSTER", size)
+        patched.setattr(near_elements, "_MOST_OF_A_CLUSTER", most)
+        patched.setattr(near_elements, "_CLUSTERS_AROUND", count)
+        blocks = list(near_elements.near_elements(steps, wanted))
+    assert sorted(np.concatenate([elements for elements, _ in blocks]).tolist()) == list(range(count))
+    assert max(len(elements) for elements, _ in blocks) <= most
+    exact = steps.astype(np.int64) @ steps.astype(np.int64).T
+    for elements, near in blocks:
+        assert near.shape[1] == min(wanted, count)
+        for element, found in zip(elements.tolist(), near.tolist(), strict=True):
+            assert len(set(found)) == len(found)
+            best = np.sort(exact[element])[::-1][: len(found)]
+            assert sorted(exact[element][found].tolist(), reverse=True) == best.tolist()
+
+
+def test_of_many_equal_elements_as_many_as_wanted_are_near() -> None:
+    steps = np.ones((2_000, 8), dtype=np.int8)
+    blocks = list(near_elements.near_elements(steps, 5))
+    assert {near.shape[1] for _, near in blocks} == {5}
+    assert sum(len(elements) for elements, _ in blocks) == 2_000
+    assert max(len(elements) for elements, _ in blocks) <= 400
 
 
 @pytest.mark.parametrize("storage", list(Storage))
@@ -236,8 +277,8 @@ def test_it_finds_more_of_the_neighbours_than_a_graph_in_all_dimensions(tmp_path
 
 def test_parameters_that_do_not_fit_are_left_out() -> None:
     wanted = IndexParams(graph_dimensions=128)
-    assert wanted.fitting(10_000, 512) == wanted
-    for count, dimensions in ((9_999, 512), (10_000, 128), (10_000, 64)):
+    assert wanted.fitting(1_000, 512) == wanted
+    for count, dimensions in ((999, 512), (1_000, 128), (1_000, 64)):
         assert wanted.fitting(count, dimensions) == IndexParams()
     # An index that was built before the parameter existed is used again.
     assert "graph_dimensions" not in IndexParams().content

@@ -41,6 +41,12 @@ class FaceOrder:
         pairs = np.stack([self.face_ids, self.performer_ids]).astype("<i8")
         return hashlib.sha256(pairs.tobytes()).hexdigest()
 
+    @property
+    def people_digest(self) -> str:
+        """SHA-256 of the positions at which the faces of another performer begin. It depends on no ids."""
+        firsts = np.flatnonzero(np.diff(self.performer_ids)) + 1
+        return hashlib.sha256(firsts.astype("<i8").tobytes()).hexdigest()
+
 
 @dataclass(frozen=True)
 class VectorFacts:

@@ -124,8 +124,8 @@ class IndexReport:
     graph_dimensions: int | None = None
 
 
-# The graph of fewer vectors takes seconds, and they tell little about their axes.
-_FEWEST_ALONG_AXES = 10_000
+# The graph of fewer vectors takes a second, and they tell little about their axes.
+_FEWEST_ALONG_AXES = 1_000
 
 # 8-bit storage rounds a distance by about 0.01, so that two neighbours within twice that may change places.
 _ROUNDED_TIE = 0.02
@@ -141,10 +141,14 @@ def flavour_params(params: IndexParams, flavour: Flavour) -> IndexParams:
     return params if flavour is Flavour.FULL else replace(params, storage=Storage.E4M3)
 
 
-def index_digest(vectors_digest: str, params: IndexParams) -> str:
-    """SHA-256 over the vectors' digest and the parameters. Builds with equal digests give equal indices."""
+def index_digest(vectors_digest: str, params: IndexParams, order: FaceOrder | None = None) -> str:
+    """SHA-256 over the vectors' digest and the parameters. Builds with equal digests give equal indices.
+
+    `order`: of the faces. A graph along axes links the faces of a person, so it depends on which belong together.
+    """
     head = json.dumps(params.content, sort_keys=True)
-    return hashlib.sha256(f"{head}\n{vectors_digest}".encode()).hexdigest()
+    people = f"\n{order.people_digest}" if order is not None and params.graph_dimensions is not None else ""
+    return hashlib.sha256(f"{head}\n{vectors_digest}{people}".encode()).hexdigest()
 
 
 def build_index(
@@ -162,7 +166,7 @@ def build_index(
         sample = SampledRows(len(order))
         facts = read_facts(connection, order, model, lambda block: sample.add(block.start, block.vectors))
     params = task.params.fitting(facts.count, facts.dimensions)
-    digest = index_digest(facts.digest, params)
+    digest = index_digest(facts.digest, params, order)
     with disk_errors(f"write {path}"):
         reused = task.reuse is not None and reuse_published(task.reuse, model, digest, params.threads, path)
         if not reused:
@@ -172,6 +176,7 @@ def build_index(
                     partial(_unchanged_blocks, engine, order, model, facts),
                     (facts.count, facts.dimensions),
                     None if wanted is None else main_axes(sample.rows(), wanted),
+                    order.performer_ids,
                 )
                 write_index(vectors, params, temporary, progress)
         size, checksum = path.stat().st_size, sha256_file(path)
@@ -294,7 +299,7 @@ def _staged_index(engine: sa.Engine, task: IndexTask, staging: Staging) -> Index
     with reading(engine) as connection:
         order = read_face_order(connection)
         facts = read_facts(connection, order, model)
-    digest = index_digest(facts.digest, params.fitting(facts.count, facts.dimensions))
+    digest = index_digest(facts.digest, params.fitting(facts.count, facts.dimensions), order)
     made = (report.input_digest, report.order_digest, report.threads)
     if made != (digest, order.digest, params.threads) or report.sha256 != sha256_file(path):
         return None
@@ -305,12 +310,13 @@ def _staged_index(engine: sa.Engine, task: IndexTask, staging: Staging) -> Index
 class IndexVectors:
     """The vectors of ids 0..n-1, together of `shape` (n, dim): `blocks` returns them in order, at each call.
 
-    With `axes` (dim, graph_dimensions) the graph is built along them.
+    With `axes` (dim, graph_dimensions) the graph is built along them, and links the ids of one person: `owners` (n,).
     """
 
     blocks: Callable[[], Iterable[NDArray[np.float32]]]
     shape: tuple[int, int]
     axes: Axes | None = None
+    owners: NDArray[np.int64] | None = None
 
 
 def write_index(
@@ -355,7 +361,7 @@ def write_index(
             narrow.flush()
             # Before its file is read: both take a kilobyte a face.
             del index
-            write_whole_vectors(narrow, vectors.blocks(), storage, stream, progress)
+            write_whole_vectors(narrow, vectors.blocks(), storage, stream, vectors.owners, progress)
 
 
 def reuse_published(release: Path, model: str, digest: str, threads: int, path: Path) -> bool:

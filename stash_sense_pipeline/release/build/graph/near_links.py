@@ -1,55 +1,73 @@
-"""Completes the links of a graph: the free places of each element go to the nearest elements around it.
+"""Completes the links of a graph: the free places of each element go to its group, and to the nearest elements.
 
-Those are the neighbours of its neighbours, which are likely neighbours, and elements that link to it (Dong, Moses, Li,
-Efficient k-nearest neighbor graph construction for generic similarity measures, WWW 2011). HNSW leaves nearly half of the
-places of an element free, and they take room in the file in any case.
+HNSW leaves nearly half of the places of an element free, and they take room in the file in any case. With the nearest
+elements in them, a graph that was built with a low ef_construction finds as many neighbours as one with a high one.
+
+A group is the faces of one person. The sidecar adds the distances of a face in two indices, so a face that is found in one
+of them only moves in the answer. In one index it may be far down the list, where a search misses most.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stash_sense_pipeline.foundation.progress import Progress
 from stash_sense_pipeline.release.build.face_order import Floats
+from stash_sense_pipeline.release.build.graph.near_elements import in_steps, near_elements
 
 Links = NDArray[np.uint32]
 
 # Elements that are completed at a time. The vectors of their candidates stay in the cache of a core.
-_ELEMENTS_A_BLOCK = 8
+_ELEMENTS_A_BLOCK = 32
 # Elements that link to an element. Those to which few others link come first: a search finds them by no other way.
 _MOST_INCOMING = 32
-# Numbers are rounded to 255 steps, because the time goes into reading them from memory. Sums of 1,024 products are whole
-# numbers below 2**24, which float32 holds exactly: the links depend neither on the order of additions nor on the number
-# of threads.
-_STEPS = np.float32(127)
+# Elements of a group that an element links to, at most: those beside it in the order of the group.
+_MOST_OF_A_GROUP = 16
 _NONE = np.uint32(0xFFFFFFFF)
 # Two numbers are one key, so that no two keys are equal.
 _BITS = 32
-# Above all sums: the links of the graph itself stay.
-_OWN = 1 << 24
+# Above all sums. The links of the graph itself stay; the group comes before others.
+_MOST = 1 << 24
+# Kinds of candidates, best first.
+_OWN, _GROUP, _OTHER = range(3)
+_KINDS = 4
 
 
-def complete_links(links: Links, used: Links, vectors: Floats, progress: Progress | None = None) -> Links:
+def complete_links(
+    links: Links,
+    used: Links,
+    vectors: Floats,
+    groups: NDArray[np.int64] | None = None,
+    progress: Progress | None = None,
+) -> Links:
     """Fills the free places of `links` (n, places) in place, and returns the number of links of each element (n,).
 
     `used` (n,): the links that each element has, before its free places. `vectors` (n, dim): the unit vectors of the
-    elements. `progress` is called after each block of elements.
+    elements. `groups` (n,): the group of each element; None: each is alone. `progress` is called after each block.
     """
-    largest = max(vectors.max(), -vectors.min(), np.float32(1e-30))
-    steps = np.rint(vectors * (_STEPS / largest)).astype(np.int8)
+    steps = in_steps(vectors)
     begun = _Lists(links[np.arange(links.shape[1]) < used[:, None]], used)
-    incoming = _incoming(begun)
-    elements = np.arange(len(links), dtype=np.uint32)
+    around = [
+        (_OWN, begun),
+        (_GROUP, _of_groups(np.arange(len(links)) if groups is None else groups)),
+        (_OTHER, _incoming(begun)),
+    ]
     counts = np.zeros(len(links), dtype=np.uint32)
-    for start in range(0, len(links), _ELEMENTS_A_BLOCK):
-        block = elements[start : start + _ELEMENTS_A_BLOCK]
-        keys = _ranked(_candidates(begun, incoming, block), steps, block)[:, : links.shape[1]]
-        valid = keys >= 0
-        counts[block] = valid.sum(axis=1)
-        links[block, : keys.shape[1]] = np.where(valid, _element_of(keys), 0)
+    done = 0
+    for elements, near in near_elements(steps, links.shape[1] + 1):
+        for start in range(0, len(elements), _ELEMENTS_A_BLOCK):
+            block = elements[start : start + _ELEMENTS_A_BLOCK]
+            codes = _candidates(around, near[start : start + _ELEMENTS_A_BLOCK], block)
+            keys = _ranked(codes, steps, block)[:, : links.shape[1]]
+            valid = keys >= 0
+            counts[block] = valid.sum(axis=1)
+            links[block, : keys.shape[1]] = np.where(valid, _element_of(keys), 0)
+        done += len(elements)
         if progress is not None:
-            progress("links", start + len(block), len(links))
+            progress("links", done, len(links))
     return counts
 
 
@@ -87,38 +105,52 @@ def _incoming(begun: _Lists) -> _Lists:
     return _Lists(sources, np.minimum(in_degrees, _MOST_INCOMING).astype(np.uint32))
 
 
-def _candidates(begun: _Lists, incoming: _Lists, block: Links) -> Links:
-    """The elements around each one, each once: twice its number, and one more when it is no link of the graph."""
-    rows, own = begun.of(block)
-    between, second = begun.of(own)
-    rows_in, into = incoming.of(block)
-    row = np.concatenate([rows, rows[between], rows_in])
-    code = np.concatenate([own * 2, second * 2 + 1, into * 2 + 1])
+def _of_groups(groups: NDArray[np.int64]) -> _Lists:
+    """The elements beside each one in its group, and the element itself: _MOST_OF_A_GROUP others at most."""
+    order = np.argsort(groups, kind="stable").astype(np.uint32)
+    _, first, sizes = np.unique(groups[order], return_index=True, return_counts=True)
+    starts, ends = np.repeat(first, sizes), np.repeat(first + sizes, sizes)
+    place = np.arange(len(groups))
+    begin = np.maximum(starts, np.minimum(place - _MOST_OF_A_GROUP // 2, ends - _MOST_OF_A_GROUP - 1))
+    taken = np.minimum(ends, begin + _MOST_OF_A_GROUP + 1) - begin
+    # In the order of the elements.
+    of_element = np.argsort(order)
+    begin, taken = begin[of_element], taken[of_element]
+    shift = np.repeat(begin - (np.cumsum(taken) - taken), taken)
+    return _Lists(order[shift + np.arange(len(shift))], taken.astype(np.uint32))
+
+
+def _candidates(around: Sequence[tuple[int, _Lists]], near: Links, block: Links) -> Links:
+    """The elements around each one, each once and of its best kind: _KINDS times its number, plus its kind."""
+    found = [(*lists.of(block), kind) for kind, lists in around]
+    found.append((np.repeat(np.arange(len(block)), near.shape[1]), near.ravel(), _OTHER))
+    row = np.concatenate([rows for rows, _, _ in found])
+    code = np.concatenate([elements * _KINDS + kind for _, elements, kind in found])
     keys = (row << _BITS) | code
     keys.sort()
-    element = keys >> 1
+    element = keys // _KINDS
     fresh = np.ones(len(keys), dtype=bool)
     fresh[1:] = element[1:] != element[:-1]
     keys = keys[fresh]
     row = keys >> _BITS
     code = (keys & int(_NONE)).astype(np.uint32)
-    code[code // 2 == block[row]] = _NONE
+    code[code // _KINDS == block[row]] = _NONE
     sizes = np.bincount(row, minlength=len(block))
-    found = np.full((len(block), int(sizes.max())), _NONE)
-    found[row, np.arange(len(row)) - np.repeat(np.cumsum(sizes) - sizes, sizes)] = code
-    return found
+    codes = np.full((len(block), int(sizes.max())), _NONE)
+    codes[row, np.arange(len(row)) - np.repeat(np.cumsum(sizes) - sizes, sizes)] = code
+    return codes
 
 
 def _ranked(candidates: Links, steps: NDArray[np.int8], block: Links) -> NDArray[np.int64]:
     """The keys of the candidates, best first; -1 is none."""
-    elements = candidates // 2
+    elements, kinds = candidates // _KINDS, candidates % _KINDS
     missing = candidates == _NONE
     elements[missing] = 0
     near, own = (steps[each].astype(np.float32) for each in (elements, block))
     # Not by BLAS: the threads of two builds at once would wait for each other at each of these small products.
     similar = np.einsum("ekd,ed->ek", near, own).astype(np.int64)
-    similar[candidates % 2 == 0] += 2 * _OWN
-    keys = ((similar + _OWN) << _BITS) | (_NONE - elements)
+    similar += 2 * _MOST * (_KINDS - kinds.astype(np.int64))
+    keys = (similar << _BITS) | (_NONE - elements)
     keys[missing] = -1
     keys.sort(axis=1)
     best_first: NDArray[np.int64] = keys[:, ::-1]

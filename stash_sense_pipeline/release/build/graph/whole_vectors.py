@@ -33,18 +33,21 @@ def write_whole_vectors(
     blocks: Iterable[Floats],
     storage: Any,
     stream: IO[bytes],
+    owners: NDArray[np.int64] | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Writes to `stream` the index file `narrow` with complete links and with other vectors.
 
     `narrow`: a flushed float32 file. `blocks`: the vectors (rows, dim) of the ids 0..n-1, in order. `storage`: how they are
-    stored, a type of Voyager. The file takes memory once: 0.9 KB an element with 48 links and 128 numbers.
+    stored, a type of Voyager. `owners` (n,): the person of each id; None: each is another. The file takes memory once: 0.9
+    KB an element with 48 links and 128 numbers.
     """
     file = read_voyager_file(Path(f"/dev/fd/{narrow.fileno()}"))
     elements = _read_elements(narrow, file)
     upper_levels = narrow.read()
     links, vectors = _parts(elements, file)
-    links[:, 0] = complete_links(links[:, 1:], links[:, 0], vectors, progress)
+    groups = None if owners is None else owners[file.ids.astype(np.int64)]
+    links[:, 0] = complete_links(links[:, 1:], links[:, 0], vectors, groups, progress)
     element_of = np.empty(file.count, dtype=np.int64)
     element_of[file.ids.astype(np.int64)] = np.arange(file.count)
     header, start = b"", 0
