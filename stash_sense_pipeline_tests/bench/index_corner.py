@@ -1,7 +1,7 @@
 """The parameters of an index: the links and storage that give the required recall at the least size.
 
 Not part of `make bench`, because one build takes minutes: `python -m stash_sense_pipeline_tests.bench.index_corner
-usual 100000 24/200/128 96/600` builds the indices of two embedders with each M/EF_CONSTRUCTION, the first along 128 main
+usual 100000 32/60/128 96/600` builds the indices of two embedders with each M/EF_CONSTRUCTION, the first along 128 main
 axes, and prints a row of the table in docs/release.md for each.
 """
 
@@ -80,14 +80,14 @@ class _Asked:
     size: float
 
 
-def _build(vectors: np.ndarray, params: IndexParams, path: Path) -> None:
+def _build(vectors: np.ndarray, owners: np.ndarray, params: IndexParams, path: Path) -> None:
     axes = None
     if params.graph_dimensions is not None:
         sample = SampledRows(len(vectors))
         sample.add(0, vectors)
         axes = main_axes(sample.rows(), params.graph_dimensions)
     blocks = [vectors[start : start + 5_000] for start in range(0, len(vectors), 5_000)]
-    write_index(IndexVectors(lambda: blocks, vectors.shape, axes), params, path)
+    write_index(IndexVectors(lambda: blocks, vectors.shape, axes, owners), params, path)
 
 
 def _ask(vectors: np.ndarray, path: Path) -> _Asked:
@@ -109,7 +109,7 @@ def row(tables: Sequence[np.ndarray], owners: np.ndarray, params: IndexParams) -
         paths = [Path(directory) / f"{model}.voy" for model in REQUIRED_MODELS]
         begun, used = time.monotonic(), time.process_time()
         with ThreadPoolExecutor(2) as pool:
-            list(pool.map(lambda table, path: _build(table, params, path), tables, paths))
+            list(pool.map(lambda table, path: _build(table, owners, params, path), tables, paths))
         seconds, used = time.monotonic() - begun, time.process_time() - used
         asked = dict(zip(REQUIRED_MODELS, map(_ask, tables, paths), strict=True))
     fidelity = answer_fidelity(

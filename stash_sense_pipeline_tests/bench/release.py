@@ -78,7 +78,7 @@ _QUICK_SPEC = replace(
 # What releases before the ladder were built with.
 _EARLIER_INDEX = IndexParams(m=96, ef_construction=600)
 # Memory depends on the numbers of links and axes, and not on ef_construction.
-_LARGE_INDEX = IndexParams(m=48, ef_construction=40, graph_dimensions=128)
+_LARGE_INDEX = IndexParams(m=96, ef_construction=40, graph_dimensions=128)
 _LARGE = 400_000
 # A peak varies by about 20 MiB from run to run. Extrapolated from a difference of 20,000 faces, that would be half a GiB
 # at 400,000 faces.

@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 from stash_sense_pipeline.foundation.errors import ReleaseError
 from stash_sense_pipeline.foundation.files import sha256_file
 from stash_sense_pipeline.release.build import voyager_index
-from stash_sense_pipeline.release.build.face_order import lengths, normalised
+from stash_sense_pipeline.release.build.face_order import FaceOrder, lengths, normalised
 from stash_sense_pipeline.release.build.graph import near_elements, near_links
 from stash_sense_pipeline.release.build.graph.axes import SampledRows, along, main_axes
 from stash_sense_pipeline.release.build.graph.near_elements import in_steps
 from stash_sense_pipeline.release.build.graph.near_links import complete_links
-from stash_sense_pipeline.release.build.graph.voyager_file import read_voyager_file
+from stash_sense_pipeline.release.build.graph.voyager_file import HEADER_BYTES, read_voyager_file
 from stash_sense_pipeline.release.build.graph.whole_vectors import write_whole_vectors
 from stash_sense_pipeline.release.build.performers_db import stage_performers_db
 from stash_sense_pipeline.release.build.staging import open_staging
@@ -283,6 +283,42 @@ def test_parameters_that_do_not_fit_are_left_out() -> None:
     # An index that was built before the parameter existed is used again.
     assert "graph_dimensions" not in IndexParams().content
     assert index_digest("", wanted) != index_digest("", IndexParams())
+
+
+def test_an_index_of_the_same_vectors_is_used_again_only_for_the_same_people() -> None:
+    faces = np.arange(4)
+    pairs, others, renumbered = (
+        FaceOrder(faces, np.array(owners)) for owners in ([1, 1, 2, 2], [1, 2, 2, 2], [5, 5, 9, 9])
+    )
+    along = IndexParams(graph_dimensions=128)
+    assert index_digest("", along, pairs) == index_digest("", along, renumbered)
+    assert index_digest("", along, pairs) != index_digest("", along, others)
+    # A graph in all dimensions does not depend on the people.
+    assert index_digest("", IndexParams(), pairs) == index_digest("", IndexParams(), others)
+
+
+def test_the_faces_of_a_person_are_linked(tmp_path: Path) -> None:
+    owners = owners_of(1_500)
+    table = manifold(owners, 4)
+    far = np.random.default_rng(1).permutation(len(table))
+    # The people of a permutation have nothing in common, so that nearness does not link their faces.
+    write_index(
+        IndexVectors(lambda: [table], table.shape, main_axes(table, 16), owners[far]),
+        ALONG,
+        tmp_path / "a.voy",
+    )
+    file = read_voyager_file(tmp_path / "a.voy")
+    content = np.fromfile(tmp_path / "a.voy", np.uint8, file.count * file.element_bytes, offset=HEADER_BYTES)
+    links = content.reshape(file.count, -1)[:, : file.first_vector - HEADER_BYTES].copy().view("<u4")
+    groups = owners[far]
+    linked = [
+        np.isin(
+            np.setdiff1d(np.flatnonzero(groups == groups[face]), face), links[face, 1 : 1 + links[face, 0]]
+        ).mean()
+        for face in range(len(links))
+        if np.count_nonzero(groups == groups[face]) > 1
+    ]
+    assert np.mean(linked) > 0.7
 
 
 @pytest.mark.slow

@@ -109,4 +109,4 @@ def _best(similar: Floats, count: int) -> NDArray[np.int64]:
     for row in np.flatnonzero(taken.sum(axis=1) > count):
         equal = np.flatnonzero(similar[row] == least[row])
         taken[row, equal[count - np.count_nonzero(similar[row] > least[row]) :]] = False
-    return np.nonzero(taken)[1].reshape(len(similar), count)
+    return np.asarray(np.flatnonzero(taken) % columns).reshape(len(similar), count)
