@@ -189,7 +189,7 @@ def test_near_elements_are_those_of_the_clusters_around(
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(near_elements, "_ELEMENTS_A_CLUSTER", size)
         patched.setattr(near_elements, "_MOST_OF_A_CLUSTER", most)
-        patched.setattr(near_elements, "_CLUSTERS_AROUND", count)
+        patched.setattr(near_elements, "_FEWEST_AROUND", count)
         blocks = list(near_elements.near_elements(steps, wanted))
     assert sorted(np.concatenate([elements for elements, _ in blocks]).tolist()) == list(range(count))
     assert max(len(elements) for elements, _ in blocks) <= most

@@ -19,8 +19,10 @@ Steps = NDArray[np.int8]
 # Elements of a cluster on average. A larger one is cut into clusters of _MOST_OF_A_CLUSTER.
 _ELEMENTS_A_CLUSTER = 200
 _MOST_OF_A_CLUSTER = 400
-# The clusters around a cluster, itself included. docs/release.md has the recall of the indices.
-_CLUSTERS_AROUND = 40
+# The clusters around a cluster, itself included: this share of all, but at least and at most as many. docs/release.md has
+# the recall of the indices.
+_SHARE_AROUND = 0.08
+_FEWEST_AROUND, _MOST_AROUND = 40, 200
 # Numbers are rounded to 255 steps. Sums of 1,024 products are whole numbers below 2**24, which float32 holds exactly: the
 # result depends neither on the order of additions nor on the number of threads.
 _STEPS = np.float32(127)
@@ -30,7 +32,11 @@ _ROWS_A_BLOCK = 4_096
 def in_steps(vectors: Floats) -> Steps:
     """Unit vectors (n, dim) as whole numbers of steps."""
     largest = max(vectors.max(), -vectors.min(), np.float32(1e-30))
-    return np.asarray(np.rint(vectors * (_STEPS / largest)), dtype=np.int8)
+    steps = np.empty(vectors.shape, dtype=np.int8)
+    for start in range(0, len(vectors), _ROWS_A_BLOCK):
+        block = slice(start, start + _ROWS_A_BLOCK)
+        steps[block] = np.rint(vectors[block] * (_STEPS / largest))
+    return steps
 
 
 def near_elements(steps: Steps, count: int) -> Iterator[tuple[Elements, Elements]]:
@@ -92,10 +98,11 @@ def _around(centres: Floats) -> Iterator[tuple[int, NDArray[np.int64]]]:
     """Each cluster with the clusters around it, itself first."""
     lengths = np.sqrt(np.square(centres.astype(np.float64)).sum(axis=1))
     scale = (1 / np.maximum(lengths, 1e-30)).astype(np.float32)
+    count = min(max(round(_SHARE_AROUND * len(centres)), _FEWEST_AROUND), _MOST_AROUND)
     for cluster in range(len(centres)):
         similar = (centres @ centres[cluster]) * scale
         similar[cluster] = np.inf
-        yield cluster, np.argsort(-similar, kind="stable")[:_CLUSTERS_AROUND]
+        yield cluster, np.argsort(-similar, kind="stable")[:count]
 
 
 def _best(similar: Floats, count: int) -> NDArray[np.int64]:
