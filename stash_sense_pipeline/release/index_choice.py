@@ -51,7 +51,7 @@ LADDER = (
     Corner(48, 60, 128),
     Corner(64, 60, 128),
     Corner(96, 60, 128),
-    Corner(96, 600),
+    Corner(128, 60, 128),
     Corner(128, 800),
 )
 # The corner at which a first release with more faces starts: lower ones find too few neighbours among vectors of usual

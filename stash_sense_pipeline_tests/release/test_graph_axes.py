@@ -174,9 +174,50 @@ def test_free_places_go_to_the_group_and_then_to_the_nearest_elements(
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(near_links, "_MOST_INCOMING", MOST_INCOMING)
         patched.setattr(near_links, "_MOST_OF_A_GROUP", MOST_OF_A_GROUP)
+        # No element is rare.
+        patched.setattr(near_links, "_FEWEST_INCOMING", 0)
         used = complete_links(links, np.array([len(own) for own in lists], dtype=np.uint32), vectors, groups)
     found = [links[element, : used[element]].tolist() for element in range(count)]
     assert found == expected_links(lists, places, vectors, groups, places + 1)
+
+
+def completed(count: int, places: int, seed: int, fewest: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The links before and after, of elements that each begin with two links, and the numbers of links after."""
+    rng = np.random.default_rng(seed)
+    links = np.zeros((count, places), dtype=np.uint32)
+    links[:, 0] = (np.arange(count) + 1) % count
+    links[:, 1] = (np.arange(count) + 2) % count
+    vectors = vectors_of(seed, count, 12)
+    # Some are far from all others, which have nearer ones to link to.
+    vectors[:: count // 5] = normalised(rng.standard_normal((len(vectors[:: count // 5]), 12)).astype("f4"))
+    before = links[:, :2].copy()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(near_links, "_FEWEST_INCOMING", fewest)
+        patched.setattr(near_links, "_MOST_OF_A_GROUP", 0)
+        used = complete_links(links, np.full(count, 2, dtype=np.uint32), vectors)
+    return before, links, used
+
+
+@pytest.mark.slow
+@given(st.integers(0, 10_000), st.integers(40, 200), st.integers(6, 24))
+def test_links_to_elements_to_which_few_link_replace_none_of_the_graph(
+    seed: int, count: int, places: int
+) -> None:
+    before, links, used = completed(count, places, seed, 8)
+    for element in range(count):
+        own = links[element, : used[element]].tolist()
+        assert len(set(own)) == len(own)
+        assert element not in own
+        assert set(before[element].tolist()) <= set(own)
+
+
+def test_elements_far_from_all_others_get_links_from_the_nearest() -> None:
+    far = np.arange(1_000)[:: 1_000 // 5]
+    without, linked = (
+        np.bincount(completed(1_000, 24, 1, fewest)[1].ravel(), minlength=1_000)[far] for fewest in (0, 16)
+    )
+    assert without.max() < 8
+    assert linked.min() >= 12
 
 
 @given(st.integers(0, 10_000), st.integers(1, 60), st.integers(1, 12), st.integers(1, 12), st.integers(1, 9))

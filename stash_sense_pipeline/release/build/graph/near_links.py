@@ -24,6 +24,9 @@ Links = NDArray[np.uint32]
 _ELEMENTS_A_BLOCK = 32
 # Elements that link to an element. Those to which few others link come first: a search finds them by no other way.
 _MOST_INCOMING = 32
+# An element to which fewer link may not be found at all. So many of its nearest elements then link to it, each to so many.
+_FEWEST_INCOMING, _LINKED_BY, _MOST_RARE = 32, 16, 8
+_ROWS_A_BLOCK = 256
 # Elements of a group that an element links to, at most: those beside it in the order of the group.
 _MOST_OF_A_GROUP = 16
 _NONE = np.uint32(0xFFFFFFFF)
@@ -68,7 +71,50 @@ def complete_links(
         done += len(elements)
         if progress is not None:
             progress("links", done, len(links))
+    _link_rare_elements(links, counts, used + np.uint32(_MOST_OF_A_GROUP), steps)
     return counts
+
+
+def _link_rare_elements(links: Links, counts: Links, kept: Links, steps: NDArray[np.int8]) -> None:
+    """Links to elements to which few link, from the nearest ones of their own links, in place of the farthest there.
+
+    `kept` (n,): the first links of each element, which stay.
+    """
+    in_degrees = np.zeros(len(links), dtype=np.int64)
+    for start in range(0, len(links), _ROWS_A_BLOCK):
+        rows = slice(start, start + _ROWS_A_BLOCK)
+        taken = np.arange(links.shape[1]) < counts[rows, None]
+        in_degrees += np.bincount(links[rows][taken], minlength=len(links))
+    rare = np.flatnonzero(in_degrees < _FEWEST_INCOMING).astype(np.uint32)
+    blocks = [rare[start : start + _ROWS_A_BLOCK] for start in range(0, len(rare), _ROWS_A_BLOCK)]
+    pairs = [_missing_links(links, counts, steps, block) for block in blocks]
+    if not pairs:
+        return
+    targets, similar, sources = (np.concatenate(each) for each in zip(*pairs, strict=True))
+    order = np.lexsort((sources, -similar, targets))
+    targets, sources = targets[order], sources[order]
+    _, first, sizes = np.unique(targets, return_index=True, return_counts=True)
+    rank = np.arange(len(targets)) - np.repeat(first, sizes)
+    place = counts[targets].astype(np.int64) - 1 - rank
+    fits = (rank < _MOST_RARE) & (place >= kept[targets])
+    links[targets[fits], place[fits]] = sources[fits]
+
+
+def _missing_links(
+    links: Links, counts: Links, steps: NDArray[np.int8], rare: Links
+) -> tuple[Links, NDArray[np.int64], Links]:
+    """Of the nearest elements that each rare one links to, those that do not link to it; how near they are; the rare one."""
+    own = links[rare]
+    similar = np.einsum("ekd,ed->ek", steps[own].astype(np.float32), steps[rare].astype(np.float32)).astype(
+        np.int64
+    )
+    similar[np.arange(own.shape[1]) >= counts[rare, None]] = -_MOST
+    best = np.argsort(-similar, axis=1, kind="stable")[:, :_LINKED_BY]
+    targets, near = np.take_along_axis(own, best, axis=1), np.take_along_axis(similar, best, axis=1)
+    sources = np.broadcast_to(rare[:, None], targets.shape)
+    linked = np.arange(links.shape[1]) < counts[targets, None]
+    missing = (near > -_MOST) & ~((links[targets] == sources[..., None]) & linked).any(axis=2)
+    return targets[missing], near[missing], sources[missing]
 
 
 class _Lists:
