@@ -25,7 +25,7 @@ from stash_sense_pipeline.release.build.graph.axes import SampledRows, along, ma
 from stash_sense_pipeline.release.build.graph.near_elements import in_steps
 from stash_sense_pipeline.release.build.graph.near_links import complete_links
 from stash_sense_pipeline.release.build.graph.voyager_file import HEADER_BYTES, read_voyager_file
-from stash_sense_pipeline.release.build.graph.whole_vectors import write_whole_vectors
+from stash_sense_pipeline.release.build.graph.whole_vectors import NarrowIndex, write_whole_vectors
 from stash_sense_pipeline.release.build.performers_db import stage_performers_db
 from stash_sense_pipeline.release.build.staging import open_staging
 from stash_sense_pipeline.release.build.voyager_index import (
@@ -285,7 +285,9 @@ def test_elements_in_another_order_than_their_ids_get_their_own_vectors(tmp_path
     with TemporaryFile() as written, path.open("wb") as stream:
         narrow.save(written)
         written.flush()
-        write_whole_vectors(written, [table[:150], table[150:]], VOYAGER_STORAGE[Storage.FLOAT32], stream)
+        write_whole_vectors(
+            NarrowIndex(written), [table[:150], table[150:]], VOYAGER_STORAGE[Storage.FLOAT32], stream
+        )
     assert read_voyager_file(path).ids.tolist() == order.tolist()
     index = voyager.Index.load(str(path))
     assert np.allclose(index.get_vectors(range(len(table))), table, atol=1e-6)

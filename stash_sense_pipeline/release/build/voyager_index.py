@@ -36,7 +36,7 @@ from stash_sense_pipeline.release.build.face_order import (
     start_digest,
 )
 from stash_sense_pipeline.release.build.graph.axes import Axes, SampledRows, along, main_axes
-from stash_sense_pipeline.release.build.graph.whole_vectors import write_whole_vectors
+from stash_sense_pipeline.release.build.graph.whole_vectors import NarrowIndex, write_whole_vectors
 from stash_sense_pipeline.release.build.staging import Staging, disk_errors
 from stash_sense_pipeline.release.contract import INDEX_FILES, MANIFEST, Flavour
 
@@ -361,7 +361,9 @@ def write_index(
             narrow.flush()
             # Before its file is read: both take a kilobyte a face.
             del index
-            write_whole_vectors(narrow, vectors.blocks(), storage, stream, vectors.owners, progress)
+            write_whole_vectors(
+                NarrowIndex(narrow, vectors.owners), vectors.blocks(), storage, stream, progress
+            )
 
 
 def reuse_published(release: Path, model: str, digest: str, threads: int, path: Path) -> bool:

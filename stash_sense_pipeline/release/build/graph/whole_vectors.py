@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
@@ -28,20 +29,30 @@ from stash_sense_pipeline.release.build.graph.voyager_file import (
 _FEWEST_LINKS = 2
 
 
+@dataclass(frozen=True)
+class NarrowIndex:
+    """A flushed float32 index file with a graph along the main axes of the vectors.
+
+    `owners` (n,): the person of each id; None: each is another.
+    """
+
+    file: IO[bytes]
+    owners: NDArray[np.int64] | None = None
+
+
 def write_whole_vectors(
-    narrow: IO[bytes],
+    index: NarrowIndex,
     blocks: Iterable[Floats],
     storage: Any,
     stream: IO[bytes],
-    owners: NDArray[np.int64] | None = None,
     progress: Progress | None = None,
 ) -> None:
-    """Writes to `stream` the index file `narrow` with complete links and with other vectors.
+    """Writes to `stream` the index with complete links and with other vectors.
 
-    `narrow`: a flushed float32 file. `blocks`: the vectors (rows, dim) of the ids 0..n-1, in order. `storage`: how they are
-    stored, a type of Voyager. `owners` (n,): the person of each id; None: each is another. The file takes memory once: 0.9
-    KB an element with 48 links and 128 numbers.
+    `blocks`: the vectors (rows, dim) of the ids 0..n-1, in order. `storage`: how they are stored, a type of Voyager. The
+    file takes memory once: 0.9 KB an element with 48 links and 128 numbers.
     """
+    narrow, owners = index.file, index.owners
     file = read_voyager_file(Path(f"/dev/fd/{narrow.fileno()}"))
     elements = _read_elements(narrow, file)
     upper_levels = narrow.read()
