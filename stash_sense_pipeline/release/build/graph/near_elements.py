@@ -74,10 +74,15 @@ def _in_unit_steps(sums: NDArray[np.int64]) -> Floats:
     return np.asarray(np.rint(sums / np.maximum(1, largest) * float(_STEPS)), dtype=np.float32)
 
 
+def _scale(centres: Floats) -> Floats:
+    """The factors (clusters,) that make products with the centres proportional to the cosine."""
+    lengths = np.sqrt(np.square(centres.astype(np.float64)).sum(axis=1))
+    return np.asarray(1 / np.maximum(lengths, 1e-30), dtype=np.float32)
+
+
 def _nearest(steps: Steps, centres: Floats) -> NDArray[np.int64]:
     """The nearest centre of each element (n,), by the cosine."""
-    lengths = np.sqrt(np.square(centres.astype(np.float64)).sum(axis=1))
-    scale = (1 / np.maximum(lengths, 1e-30)).astype(np.float32)
+    scale = _scale(centres)
     return np.concatenate(
         [
             ((steps[start : start + _ROWS_A_BLOCK].astype(np.float32) @ centres.T) * scale).argmax(axis=1)
@@ -96,8 +101,7 @@ def _clusters(labels: NDArray[np.int64]) -> tuple[Elements, NDArray[np.int64]]:
 
 def _around(centres: Floats) -> Iterator[tuple[int, NDArray[np.int64]]]:
     """Each cluster with the clusters around it, itself first."""
-    lengths = np.sqrt(np.square(centres.astype(np.float64)).sum(axis=1))
-    scale = (1 / np.maximum(lengths, 1e-30)).astype(np.float32)
+    scale = _scale(centres)
     count = min(max(round(_SHARE_AROUND * len(centres)), _FEWEST_AROUND), _MOST_AROUND)
     for cluster in range(len(centres)):
         similar = (centres @ centres[cluster]) * scale
