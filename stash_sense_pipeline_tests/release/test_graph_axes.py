@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -20,10 +21,10 @@ from stash_sense_pipeline.foundation.errors import ReleaseError
 from stash_sense_pipeline.foundation.files import sha256_file
 from stash_sense_pipeline.release.build import voyager_index
 from stash_sense_pipeline.release.build.face_order import FaceOrder, lengths, normalised
-from stash_sense_pipeline.release.build.graph import near_elements, near_links
+from stash_sense_pipeline.release.build.graph import clusters, near_elements, near_links
 from stash_sense_pipeline.release.build.graph.axes import SampledRows, along, main_axes
-from stash_sense_pipeline.release.build.graph.near_elements import in_steps
-from stash_sense_pipeline.release.build.graph.near_links import complete_links
+from stash_sense_pipeline.release.build.graph.clusters import in_steps
+from stash_sense_pipeline.release.build.graph.near_links import GraphVectors, complete_links
 from stash_sense_pipeline.release.build.graph.voyager_file import HEADER_BYTES, read_voyager_file
 from stash_sense_pipeline.release.build.graph.whole_vectors import NarrowIndex, write_whole_vectors
 from stash_sense_pipeline.release.build.performers_db import stage_performers_db
@@ -37,6 +38,7 @@ from stash_sense_pipeline.release.build.voyager_index import (
     index_digest,
     write_index,
 )
+from stash_sense_pipeline.release.checks.accuracy.exact_search import exact_neighbours
 from stash_sense_pipeline.release.checks.retrieval import ask_index, index_recall, load_index
 from stash_sense_pipeline.release.checks.verify import verify_release
 from stash_sense_pipeline.release.contract import Flavour
@@ -50,7 +52,7 @@ from .sidecar import Sidecar
 from .worlds import SPEC, make_catalog
 
 ALONG = IndexParams(m=8, ef_construction=40, graph_dimensions=16)
-MOST_INCOMING, MOST_OF_A_GROUP = 3, 4
+MOST_OF_A_GROUP = 4
 VOYAGER_STORAGE = {
     Storage.FLOAT32: voyager.StorageDataType.Float32,
     Storage.E4M3: voyager.StorageDataType.E4M3,
@@ -125,17 +127,19 @@ def _digest_of_an_index(directory: Path, threads: str) -> str:
     return sha256_file(path)
 
 
+def compared(vectors: np.ndarray, groups: np.ndarray | None = None) -> GraphVectors:
+    steps = in_steps([vectors], np.arange(len(vectors)))
+    return GraphVectors(steps, steps, groups)
+
+
 def expected_links(
-    links: list[list[int]], places: int, vectors: np.ndarray, groups: np.ndarray, near: int
+    links: list[list[int]], places: int, vectors: np.ndarray, groups: np.ndarray
 ) -> list[list[int]]:
     """The links that complete_links must give, from its rules, element by element. The nearest come first."""
-    steps = np.rint(vectors * (np.float32(127) / np.abs(vectors).max())).astype(np.int64)
-    incoming = [
-        [source for source, own in enumerate(links) if element in own] for element in range(len(links))
-    ]
+    unit = vectors / lengths(vectors)[:, None]
+    steps = np.rint(unit * (np.float32(127) / np.abs(unit).max())).astype(np.int64)
     complete = []
     for element, own in enumerate(links):
-        rare = sorted(incoming[element], key=lambda source: (len(incoming[source]), source))[:MOST_INCOMING]
         members = np.flatnonzero(groups == groups[element]).tolist()
         place = members.index(element)
         begin = max(0, min(place - MOST_OF_A_GROUP // 2, len(members) - MOST_OF_A_GROUP - 1))
@@ -144,8 +148,7 @@ def expected_links(
         def key(other: int, at: int = element) -> tuple[int, int]:
             return (-int(steps[at] @ steps[other]), other)
 
-        # All elements are in one cluster, in their order.
-        others = set(sorted(range(len(links)), key=key)[:near] + rare) - {element, *own} - group
+        others = set(range(len(links))) - {element, *own} - group
         ranked = [sorted(each, key=key) for each in (own, group, others)]
         complete.append([*ranked[0], *ranked[1], *ranked[2]][:places])
     return complete
@@ -171,17 +174,17 @@ def test_free_places_go_to_the_group_and_then_to_the_nearest_elements(
     links = np.zeros((count, places), dtype=np.uint32)
     for element, own in enumerate(lists):
         links[element, : len(own)] = own
+    begun = np.array([len(own) for own in lists], dtype=np.uint32)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(near_links, "_MOST_INCOMING", MOST_INCOMING)
         patched.setattr(near_links, "_MOST_OF_A_GROUP", MOST_OF_A_GROUP)
-        # No element is rare.
-        patched.setattr(near_links, "_FEWEST_INCOMING", 0)
-        used = complete_links(links, np.array([len(own) for own in lists], dtype=np.uint32), vectors, groups)
+        # No place is taken for an element to which few link.
+        patched.setattr(near_links, "_SHARE_FOR_RARE", 0)
+        used = complete_links(links, begun, compared(vectors, groups))
     found = [links[element, : used[element]].tolist() for element in range(count)]
-    assert found == expected_links(lists, places, vectors, groups, places + 1)
+    assert found == expected_links(lists, places, vectors, groups)
 
 
-def completed(count: int, places: int, seed: int, fewest: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def completed(count: int, places: int, seed: int, share: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The links before and after, of elements that each begin with two links, and the numbers of links after."""
     rng = np.random.default_rng(seed)
     links = np.zeros((count, places), dtype=np.uint32)
@@ -192,63 +195,110 @@ def completed(count: int, places: int, seed: int, fewest: int) -> tuple[np.ndarr
     vectors[:: count // 5] = normalised(rng.standard_normal((len(vectors[:: count // 5]), 12)).astype("f4"))
     before = links[:, :2].copy()
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(near_links, "_FEWEST_INCOMING", fewest)
+        patched.setattr(near_links, "_SHARE_FOR_RARE", share)
         patched.setattr(near_links, "_MOST_OF_A_GROUP", 0)
-        used = complete_links(links, np.full(count, 2, dtype=np.uint32), vectors)
+        used = complete_links(links, np.full(count, 2, dtype=np.uint32), compared(vectors))
     return before, links, used
 
 
 @pytest.mark.slow
-@given(st.integers(0, 10_000), st.integers(40, 200), st.integers(6, 24))
+@given(
+    st.integers(0, 10_000), st.integers(40, 200), st.integers(6, 24), st.sampled_from([0.0, 0.25, 0.5, 1.0])
+)
 def test_links_to_elements_to_which_few_link_replace_none_of_the_graph(
-    seed: int, count: int, places: int
+    seed: int, count: int, places: int, share: float
 ) -> None:
-    before, links, used = completed(count, places, seed, 8)
+    before, links, used = completed(count, places, seed, share)
+    plain = completed(count, places, seed, 0)[1]
     for element in range(count):
         own = links[element, : used[element]].tolist()
         assert len(set(own)) == len(own)
         assert element not in own
         assert set(before[element].tolist()) <= set(own)
+        assert np.count_nonzero(links[element] != plain[element]) <= np.ceil(places * share)
 
 
 def test_elements_far_from_all_others_get_links_from_the_nearest() -> None:
     far = np.arange(1_000)[:: 1_000 // 5]
     without, linked = (
-        np.bincount(completed(1_000, 24, 1, fewest)[1].ravel(), minlength=1_000)[far] for fewest in (0, 16)
+        np.bincount(completed(1_000, 24, 1, share)[1].ravel(), minlength=1_000)[far] for share in (0, 0.25)
     )
     assert without.max() < 8
     assert linked.min() >= 12
 
 
-@given(st.integers(0, 10_000), st.integers(1, 60), st.integers(1, 12), st.integers(1, 12), st.integers(1, 9))
-def test_near_elements_are_those_of_the_clusters_around(
-    seed: int, count: int, size: int, most: int, wanted: int
-) -> None:
-    """With all clusters around, they are the nearest of all elements, however the elements are clustered."""
+@given(st.integers(0, 10_000), st.integers(1, 60), st.integers(1, 12))
+def test_every_element_is_in_one_cluster_of_a_limited_size(seed: int, count: int, size: int) -> None:
     vectors = vectors_of(seed, count, 6)[np.random.default_rng(seed).integers(0, count, count)]
-    steps = in_steps(vectors)
+    found = clusters.clusters_of(in_steps([vectors], np.arange(count)), size)
+    parts = list(found)
+    assert len(parts) == len(found)
+    assert sorted(np.concatenate(parts).tolist()) == list(range(count))
+    assert max(map(len, parts)) <= 2 * size
+
+
+def test_many_equal_elements_are_in_several_clusters() -> None:
+    assert max(map(len, clusters.clusters_of(np.ones((2_000, 8), dtype=np.int8)))) <= 400
+
+
+@given(st.integers(0, 10_000), st.integers(1, 40), st.integers(1, 5), st.integers(1, 45), st.integers(1, 20))
+def test_candidates_are_those_that_most_neighbours_of_a_cluster_have(
+    seed: int, count: int, degree: int, most: int, voters: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    table = rng.integers(0, count, (count, degree)).astype(np.uint32)
+    cluster = np.unique(rng.integers(0, count, 3)).astype(np.uint32)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(near_elements, "_ELEMENTS_A_CLUSTER", size)
-        patched.setattr(near_elements, "_MOST_OF_A_CLUSTER", most)
-        patched.setattr(near_elements, "_FEWEST_AROUND", count)
-        blocks = list(near_elements.near_elements(steps, wanted))
-    assert sorted(np.concatenate([elements for elements, _ in blocks]).tolist()) == list(range(count))
-    assert max(len(elements) for elements, _ in blocks) <= most
-    exact = steps.astype(np.int64) @ steps.astype(np.int64).T
-    for elements, near in blocks:
-        assert near.shape[1] == min(wanted, count)
-        for element, found in zip(elements.tolist(), near.tolist(), strict=True):
-            assert len(set(found)) == len(found)
-            best = np.sort(exact[element])[::-1][: len(found)]
-            assert sorted(exact[element][found].tolist(), reverse=True) == best.tolist()
+        patched.setattr(near_elements, "_VOTERS", voters)
+        found = near_elements.candidates_of(cluster, lambda elements: table[elements].ravel(), count, most)
+    assert found.tolist() == sorted(set(found.tolist()))
+    assert set(cluster.tolist()) <= set(found.tolist())
+    if most >= count:
+        assert found.tolist() == list(range(count))
+        return
+    shared = Counter(table[cluster].ravel().tolist())
+    near = {*cluster.tolist(), *shared}
+    voting = sorted(near, key=lambda each: (each not in cluster, -shared[each], each))[:voters]
+    votes = Counter(table[voting].ravel().tolist())
+    ranked = sorted({*votes, *near}, key=lambda each: (each not in near, -votes[each], each))
+    assert set(found.tolist()) == {*ranked[:most], *cluster.tolist()}
 
 
-def test_of_many_equal_elements_as_many_as_wanted_are_near() -> None:
-    steps = np.ones((2_000, 8), dtype=np.int8)
-    blocks = list(near_elements.near_elements(steps, 5))
-    assert {near.shape[1] for _, near in blocks} == {5}
-    assert sum(len(elements) for elements, _ in blocks) == 2_000
-    assert max(len(elements) for elements, _ in blocks) <= 400
+@given(st.integers(0, 10_000), st.integers(1, 6), st.integers(1, 30), st.integers(1, 30), st.integers(1, 40))
+def test_the_best_columns_are_those_of_a_full_sort(
+    seed: int, rows: int, columns: int, count: int, numbers: int
+) -> None:
+    table = np.random.default_rng(seed).integers(0, numbers, (rows, columns))
+    expected = np.sort(np.argsort(-table, axis=1, kind="stable")[:, :count], axis=1)
+    assert np.array_equal(near_elements.best(table, count), expected)
+
+
+def test_neighbours_of_neighbours_find_most_of_the_nearest_elements(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One round, from a graph of few links, with candidates that are a tenth of all elements."""
+    table = manifold(owners_of(6_000), 2)
+    steps = in_steps([table], np.arange(len(table)))
+    exact = exact_neighbours(table, table, 33)[0]
+    monkeypatch.setattr(near_elements, "_FIRST_CANDIDATES", 600)
+    monkeypatch.setattr(near_elements, "_NEIGHBOURS", 32)
+    found = near_elements.nearest_neighbours(
+        steps,
+        clusters.clusters_of(steps),
+        lambda elements: exact[elements][:, 1::4].ravel().astype(np.uint32),
+    )
+    everything = found(np.arange(len(table), dtype=np.uint32)).reshape(len(table), 32)
+    shares = [np.isin(near, own).mean() for near, own in zip(exact[:, :20], everything, strict=True)]
+    # Candidates by chance would have a tenth of them.
+    assert np.mean(shares) > 0.6
+
+
+@given(st.integers(0, 10_000), st.lists(st.integers(1, 20), min_size=1, max_size=6))
+def test_steps_are_those_of_one_block_with_larger_numbers_cut(seed: int, sizes: list[int]) -> None:
+    vectors = vectors_of(seed, sum(sizes), 7) * np.float32(9)
+    blocks = np.split(vectors, np.cumsum(sizes)[:-1])
+    unit = vectors / lengths(vectors)[:, None]
+    scale = np.float32(127) / np.abs(unit[: sizes[0]]).max()
+    places = np.random.default_rng(seed).permutation(len(vectors))
+    assert np.array_equal(in_steps(blocks, places)[places], np.clip(np.rint(unit * scale), -127, 127))
 
 
 @pytest.mark.parametrize("storage", list(Storage))
@@ -286,7 +336,7 @@ def test_elements_in_another_order_than_their_ids_get_their_own_vectors(tmp_path
         narrow.save(written)
         written.flush()
         write_whole_vectors(
-            NarrowIndex(written), [table[:150], table[150:]], VOYAGER_STORAGE[Storage.FLOAT32], stream
+            NarrowIndex(written), lambda: [table[:150], table[150:]], VOYAGER_STORAGE[Storage.FLOAT32], stream
         )
     assert read_voyager_file(path).ids.tolist() == order.tolist()
     index = voyager.Index.load(str(path))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from stash_sense_pipeline.faces.models.model_packs import ModelPack
 from stash_sense_pipeline.foundation.errors import ReleaseError
-from stash_sense_pipeline.foundation.files import sha256_file, write_atomically
+from stash_sense_pipeline.foundation.files import PUBLIC_FILE, link_or_copy, sha256_file, write_atomically
 from stash_sense_pipeline.foundation.json_file import SMALL, read_json
 from stash_sense_pipeline.release.build.staging import disk_errors
 from stash_sense_pipeline.release.contract import MANIFEST, RELEASE_FORMAT, TATTOO_DIMENSIONS, Flavour
@@ -133,3 +133,22 @@ def _models(pack: ModelPack) -> dict[str, Any]:
     if pack.demo:
         models["statement"] = DEMO_STATEMENT
     return models
+
+
+def reuse_published(release: Path, model: str, digest: str, threads: int, path: Path) -> bool:
+    """Links or copies the earlier release's index of that name to `path` when a build would give the same; False when not.
+
+    `model`: its name in the manifest. `digest`, `threads`: of the index to build.
+    """
+    source = release / path.name
+    try:
+        manifest = read_json(release / MANIFEST, SMALL)
+        made = manifest["indices"][model]
+        same = made["input_digest"] == digest and made["threads"] == threads
+        if not same or manifest["checksums"][source.name] != f"sha256:{sha256_file(source)}":
+            return False
+    except (OSError, ValueError, KeyError, TypeError):
+        # No earlier release, or one with another manifest: the index is built.
+        return False
+    link_or_copy(source, path, PUBLIC_FILE)
+    return True

@@ -8,12 +8,14 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from tempfile import TemporaryFile
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -22,8 +24,7 @@ from numpy.typing import NDArray
 
 from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.foundation.errors import ReleaseError
-from stash_sense_pipeline.foundation.files import PUBLIC_FILE, link_or_copy, replacing, sha256_file
-from stash_sense_pipeline.foundation.json_file import SMALL, read_json
+from stash_sense_pipeline.foundation.files import replacing, sha256_file
 from stash_sense_pipeline.foundation.progress import Progress
 from stash_sense_pipeline.foundation.runtime_tuning import trim_heap
 from stash_sense_pipeline.release.build.face_order import (
@@ -37,8 +38,9 @@ from stash_sense_pipeline.release.build.face_order import (
 )
 from stash_sense_pipeline.release.build.graph.axes import Axes, SampledRows, along, main_axes
 from stash_sense_pipeline.release.build.graph.whole_vectors import NarrowIndex, write_whole_vectors
+from stash_sense_pipeline.release.build.manifest import reuse_published
 from stash_sense_pipeline.release.build.staging import Staging, disk_errors
-from stash_sense_pipeline.release.contract import INDEX_FILES, MANIFEST, Flavour
+from stash_sense_pipeline.release.contract import INDEX_FILES, Flavour
 
 _SECONDS_BETWEEN_UPDATES = 0.2
 
@@ -127,6 +129,9 @@ class IndexReport:
 # The graph of fewer vectors takes a second, and they tell little about their axes.
 _FEWEST_ALONG_AXES = 1_000
 
+# Raised when the links of a graph along axes follow other rules, so that an index of earlier rules is not used again.
+_LINK_RULES = 2
+
 # 8-bit storage rounds a distance by about 0.01, so that two neighbours within twice that may change places.
 _ROUNDED_TIE = 0.02
 
@@ -147,16 +152,20 @@ def index_digest(vectors_digest: str, params: IndexParams, order: FaceOrder | No
     `order`: of the faces. A graph along axes links the faces of a person, so it depends on which belong together.
     """
     head = json.dumps(params.content, sort_keys=True)
-    people = f"\n{order.people_digest}" if order is not None and params.graph_dimensions is not None else ""
-    return hashlib.sha256(f"{head}\n{vectors_digest}{people}".encode()).hexdigest()
+    links = ""
+    if order is not None and params.graph_dimensions is not None:
+        links = f"\n{_LINK_RULES}\n{order.people_digest}"
+    return hashlib.sha256(f"{head}\n{vectors_digest}{links}".encode()).hexdigest()
 
 
 def build_index(
-    engine: sa.Engine, task: IndexTask, path: Path, progress: Progress | None = None
+    engine: sa.Engine, task: IndexTask, path: Path, progress: Progress | None = None, turn: Lock | None = None
 ) -> IndexReport:
     """Writes the Cosine index of an embedder over all trusted faces to `path`. The position in face_order is the id.
 
-    `progress` is called after each batch. Raises ReleaseError when the vectors are unusable (see read_vectors), when
+    `progress` is called after each batch. `turn`: as for write_index.
+
+    Raises ReleaseError when the vectors are unusable (see read_vectors), when
     they changed during the build, or when the file cannot be written; `path` is then unchanged.
     """
     begun = time.monotonic()
@@ -178,7 +187,7 @@ def build_index(
                     None if wanted is None else main_axes(sample.rows(), wanted),
                     order.performer_ids,
                 )
-                write_index(vectors, params, temporary, progress)
+                write_index(vectors, params, temporary, progress, turn)
         size, checksum = path.stat().st_size, sha256_file(path)
     return IndexReport(
         model=model,
@@ -231,7 +240,7 @@ def stage_indices(
     The results are by the names of the tasks. `progress` returns the callback of a task by its name. It is called in
     this thread. When a build fails, the other one stops at its next batch.
     """
-    stop = threading.Event()
+    stop, turn = threading.Event(), threading.Lock()
     updates: SimpleQueue[tuple[str, str, int, int | None]] = SimpleQueue()
 
     def build(task: IndexTask) -> IndexReport:
@@ -240,7 +249,7 @@ def stage_indices(
                 raise ReleaseError(f"the build of the {task.name} index was stopped")
             updates.put((task.name, stage, done, total))
 
-        return stage_index(engine, task, staging, report_progress)
+        return stage_index(engine, task, staging, report_progress, turn)
 
     callbacks = {task.name: progress(task.name) for task in tasks} if progress is not None else {}
     one_thread_each = all(task.params.threads == 1 for task in tasks)
@@ -271,7 +280,11 @@ def _forward_progress(
 
 
 def stage_index(
-    engine: sa.Engine, task: IndexTask, staging: Staging, progress: Progress | None = None
+    engine: sa.Engine,
+    task: IndexTask,
+    staging: Staging,
+    progress: Progress | None = None,
+    turn: Lock | None = None,
 ) -> IndexReport:
     """Runs build_index in a staging directory and writes its report for assemble_release.
 
@@ -283,7 +296,7 @@ def stage_index(
         )
     staging = staging.of(task.flavour)
     path = staging.release / INDEX_FILES[task.model]
-    report = _staged_index(engine, task, staging) or build_index(engine, task, path, progress)
+    report = _staged_index(engine, task, staging) or build_index(engine, task, path, progress, turn)
     staging.write_part(f"index-{task.model}", asdict(report))
     return report
 
@@ -320,9 +333,17 @@ class IndexVectors:
 
 
 def write_index(
-    vectors: IndexVectors, params: IndexParams, path: Path, progress: Progress | None = None
+    vectors: IndexVectors,
+    params: IndexParams,
+    path: Path,
+    progress: Progress | None = None,
+    turn: Lock | None = None,
 ) -> None:
-    """Builds the Cosine index of the vectors into `path`."""
+    """Builds the Cosine index of the vectors into `path`.
+
+    `turn` is held while the links of a graph along axes are completed. That takes 3 KB a face and all cores, so two builds
+    do it one after the other.
+    """
     import voyager
 
     storage = {
@@ -361,25 +382,7 @@ def write_index(
             narrow.flush()
             # Before its file is read: both take a kilobyte a face.
             del index
-            write_whole_vectors(
-                NarrowIndex(narrow, vectors.owners), vectors.blocks(), storage, stream, progress
-            )
-
-
-def reuse_published(release: Path, model: str, digest: str, threads: int, path: Path) -> bool:
-    """Links or copies the earlier release's index of that name to `path` when a build would give the same; False when not.
-
-    `model`: its name in the manifest. `digest`, `threads`: of the index to build.
-    """
-    source = release / path.name
-    try:
-        manifest = read_json(release / MANIFEST, SMALL)
-        made = manifest["indices"][model]
-        same = made["input_digest"] == digest and made["threads"] == threads
-        if not same or manifest["checksums"][source.name] != f"sha256:{sha256_file(source)}":
-            return False
-    except (OSError, ValueError, KeyError, TypeError):
-        # No earlier release, or one with another manifest: the index is built.
-        return False
-    link_or_copy(source, path, PUBLIC_FILE)
-    return True
+            with turn or nullcontext():
+                write_whole_vectors(
+                    NarrowIndex(narrow, vectors.owners), vectors.blocks, storage, stream, progress
+                )

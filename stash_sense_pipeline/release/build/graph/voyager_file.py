@@ -114,6 +114,25 @@ def read_voyager_file(path: Path) -> VoyagerFile:
     )
 
 
+def read_links(path: Path, file: VoyagerFile) -> NDArray[np.uint32]:
+    """The number of links of each element on the lowest level, and the links (n, 1 + places), in order of insertion.
+
+    `file`: as read_voyager_file has checked it. OSError when it was cut since.
+    """
+    width = file.first_vector - HEADER_BYTES
+    links = np.empty((file.count, width // 4), dtype=np.uint32)
+    with open_regular(path) as stream:
+        stream.seek(HEADER_BYTES)
+        for start in range(0, file.count, _ROWS_A_BLOCK):
+            rows = links[start : start + _ROWS_A_BLOCK]
+            content = stream.read(len(rows) * file.element_bytes)
+            if len(content) < len(rows) * file.element_bytes:
+                raise OSError(f"{path} was cut while it was read")
+            elements = np.frombuffer(content, dtype=np.uint8).reshape(len(rows), -1)
+            rows[:] = elements[:, :width].copy().view("<u4")
+    return links
+
+
 def stored_vectors(content: bytes) -> NDArray[np.uint8]:
     """The vectors (count, bytes) in `content`, a Voyager file, as it stores them, in the order of insertion."""
     graph = _Graph.of(content)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from stash_sense_pipeline.foundation.progress import Progress
 from stash_sense_pipeline.release.build.face_order import Floats
-from stash_sense_pipeline.release.build.graph.near_links import complete_links
+from stash_sense_pipeline.release.build.graph.clusters import in_steps
+from stash_sense_pipeline.release.build.graph.near_links import GraphVectors, complete_links
 from stash_sense_pipeline.release.build.graph.voyager_file import (
     HEADER_BYTES,
     ID_BYTES,
@@ -42,27 +43,33 @@ class NarrowIndex:
 
 def write_whole_vectors(
     index: NarrowIndex,
-    blocks: Iterable[Floats],
+    blocks: Callable[[], Iterable[Floats]],
     storage: Any,
     stream: IO[bytes],
     progress: Progress | None = None,
 ) -> None:
     """Writes to `stream` the index with complete links and with other vectors.
 
-    `blocks`: the vectors (rows, dim) of the ids 0..n-1, in order. `storage`: how they are stored, a type of Voyager. The
-    file takes memory once: 0.9 KB an element with 48 links and 128 numbers.
+    `blocks` returns the vectors (rows, dim) of the ids 0..n-1, in order, at each call. `storage`: how they are stored, a
+    type of Voyager. The file takes memory once: 0.9 KB an element with 48 links and 128 numbers.
     """
     narrow, owners = index.file, index.owners
     file = read_voyager_file(Path(f"/dev/fd/{narrow.fileno()}"))
     elements = _read_elements(narrow, file)
     upper_levels = narrow.read()
     links, vectors = _parts(elements, file)
-    groups = None if owners is None else owners[file.ids.astype(np.int64)]
-    links[:, 0] = complete_links(links[:, 1:], links[:, 0], vectors, groups, progress)
+    ids = file.ids.astype(np.int64)
     element_of = np.empty(file.count, dtype=np.int64)
-    element_of[file.ids.astype(np.int64)] = np.arange(file.count)
+    element_of[ids] = np.arange(file.count)
+    compared = GraphVectors(
+        in_steps([vectors], np.arange(file.count)),
+        in_steps(blocks(), element_of),
+        None if owners is None else owners[ids],
+    )
+    links[:, 0] = complete_links(links[:, 1:], links[:, 0], compared, progress)
+    del compared
     header, start = b"", 0
-    for block in blocks:
+    for block in blocks():
         stored = _as_stored(block, storage)
         header = header or header_with_vectors(_head(narrow), stored)
         own = element_of[start : start + len(block)]

@@ -21,6 +21,7 @@ from stash_sense_pipeline.foundation.files import (
 )
 from stash_sense_pipeline.release.build.face_order import lengths, start_digest
 from stash_sense_pipeline.release.build.json_files import stable_json
+from stash_sense_pipeline.release.build.manifest import reuse_published
 from stash_sense_pipeline.release.build.staging import Staging, disk_errors
 from stash_sense_pipeline.release.build.tattoos.tattoo_rows import ReleasedTattoos, TattooSpec, read_tattoos
 from stash_sense_pipeline.release.build.voyager_index import (
@@ -28,7 +29,6 @@ from stash_sense_pipeline.release.build.voyager_index import (
     IndexReport,
     IndexVectors,
     index_digest,
-    reuse_published,
     write_index,
 )
 from stash_sense_pipeline.release.contract import (
