@@ -9,11 +9,10 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.foundation.errors import ReleaseError
 from stash_sense_pipeline.foundation.progress import Progress
 from stash_sense_pipeline.foundation.runtime_tuning import trim_heap
-from stash_sense_pipeline.release.build.face_order import read_face_order, read_unit_vectors
+from stash_sense_pipeline.release.build.face_order import load_unit_vectors
 from stash_sense_pipeline.release.build.manifest import read_manifest
 from stash_sense_pipeline.release.build.staging import Staging
 from stash_sense_pipeline.release.build.voyager_index import (
@@ -185,9 +184,8 @@ def _measure(engine: sa.Engine, staging: Staging, params: IndexParams) -> _Quali
     indexed: dict[str, Neighbours] = {}
     recalls: list[float] = []
     for model in REQUIRED_MODELS:
-        with reading(engine) as connection:
-            order = read_face_order(connection)
-            unit = read_unit_vectors(connection, order, (model,)).unit[model]
+        vectors = load_unit_vectors(engine, (model,))
+        order, unit = vectors.order, vectors.unit[model]
         probes = sample_positions(len(order), PROBES)
         ids, similar = exact_neighbours(unit[probes], unit, min(SIDECAR_K, len(order)))
         exact[model] = Neighbours(ids, 1 - similar)
@@ -196,7 +194,7 @@ def _measure(engine: sa.Engine, staging: Staging, params: IndexParams) -> _Quali
         found = index_recall(model, answers, unit, similar, tie_of(params.storage))
         recalls += [found.at_1, found.in_reach]
         # The vectors of one embedder take up to a gigabyte.
-        del unit, answers
+        del vectors, unit, answers
         trim_heap()
     rounding = tie_of(params.storage) or 0.0
     return _Quality(answer_fidelity(order.performer_ids, probes, exact, indexed, rounding), min(recalls))

@@ -79,6 +79,8 @@ def publish_staged(
         unchanged = _with_present_checks(engine, unchanged, spec, vectors, tattoos)
         return replace(unchanged, vectors=vectors, seconds=time.monotonic() - begun)
     indices = index_reports(staging, spec)
+    # The verification loads the indices.
+    vectors.make_room()
     clear_leftovers(data_dir, keep_run=staging.root.name)
     previous = latest_release(releases)
     _stage_tattoos(staging, spec, tattoos, previous)

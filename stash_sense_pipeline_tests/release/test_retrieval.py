@@ -16,8 +16,13 @@ from stash_sense_pipeline.release.build.face_order import (
     load_unit_vectors,
     normalised,
 )
+from stash_sense_pipeline.release.build.graph import near_elements
+from stash_sense_pipeline.release.build.graph.axes import main_axes
+from stash_sense_pipeline.release.build.voyager_index import IndexParams, IndexVectors, write_index
+from stash_sense_pipeline.release.checks.accuracy import linked_neighbours as linked
 from stash_sense_pipeline.release.checks.accuracy.exact_search import exact_neighbours, sample_positions
 from stash_sense_pipeline.release.checks.accuracy.left_out import leave_out
+from stash_sense_pipeline.release.checks.accuracy.linked_neighbours import linked_neighbours
 from stash_sense_pipeline.release.checks.accuracy.thresholds import people_by_faces
 from stash_sense_pipeline.release.checks.check_result import CheckResult
 from stash_sense_pipeline.release.checks.retrieval import (
@@ -31,6 +36,7 @@ from stash_sense_pipeline.release.checks.retrieval import (
     self_retrieval_check,
 )
 from stash_sense_pipeline.release.promotion import ReleaseReport
+from stash_sense_pipeline_tests.bench.index_corner import manifold, owners_of
 from stash_sense_pipeline_tests.release.sidecar import fused_distances
 
 World = tuple[Path, ReleaseReport]
@@ -198,6 +204,38 @@ def test_held_out_retrieval_is_counted_by_number_of_faces() -> None:
     assert three.rank_1 == pytest.approx(2 / 3, abs=0.05)
     assert (many.fewest, many.most, many.queries, many.rank_1, many.accepted) == (10, None, 60, 1.0, 1.0)
     assert people_by_faces(order) == {"1": 30, "2": 0, "3-4": 30, "5-9": 0, "10+": 5}
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_links_of_an_index_lead_to_the_nearest_faces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    """Several threads insert elements in any order. The candidates are a third of all faces."""
+    owners = owners_of(3_000)
+    vectors = manifold(owners, 1)
+    axes, path = main_axes(vectors, 128), tmp_path / "a.voy"
+    params = IndexParams(m=24, ef_construction=60, graph_dimensions=128, threads=threads)
+    write_index(IndexVectors(lambda: [vectors], vectors.shape, axes, owners), params, path)
+    monkeypatch.setattr(linked, "_FEWEST_CANDIDATES", 1_000)
+    monkeypatch.setattr(near_elements, "_CANDIDATES", 1_000)
+    asked = np.arange(3_000)[np.random.default_rng(1).permutation(3_000)[:900]]
+    found = linked_neighbours(path, vectors, asked, owners)
+    exact = exact_neighbours(vectors[asked], vectors, found.shape[1])[0]
+    assert found.shape[1] == 100 + np.bincount(owners).max()
+    assert np.array_equal(found[:, 0], asked)
+    shares = [np.isin(one, other).mean() for one, other in zip(exact[:, :20], found, strict=True)]
+    assert np.mean(shares) > 0.9
+    assert all(len(set(each)) == len(each) for each in found.tolist())
+    # Nearest first: the vectors are compared in steps.
+    distances = 1 - np.einsum("qd,qkd->qk", vectors[asked], vectors[found])
+    assert np.diff(distances, axis=1).min() > -0.02
+
+
+def test_all_faces_of_a_small_release_are_candidates(tmp_path: Path) -> None:
+    vectors, owners = unit(1, 90), np.arange(90) // 3
+    write_index(IndexVectors(lambda: [vectors], vectors.shape), IndexParams(m=8), tmp_path / "a.voy")
+    found = linked_neighbours(tmp_path / "a.voy", vectors, np.arange(90), owners)
+    assert np.array_equal(np.sort(found, axis=1), np.tile(np.arange(90), (90, 1)))
 
 
 def test_samples_are_the_same_every_time() -> None:

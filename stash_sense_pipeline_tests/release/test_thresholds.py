@@ -20,7 +20,7 @@ from stash_sense_pipeline.release.build.face_order import (
     load_unit_vectors,
     normalised,
 )
-from stash_sense_pipeline.release.checks.accuracy.fusion import fuse, nearest
+from stash_sense_pipeline.release.checks.accuracy.fusion import Fusion, nearest
 from stash_sense_pipeline.release.checks.accuracy.left_out import choose_photographs
 from stash_sense_pipeline.release.checks.accuracy.measurement import measure_accuracy
 from stash_sense_pipeline.release.checks.accuracy.released_people import ReleasedPerson
@@ -161,7 +161,7 @@ def test_fusing_many_queries_gives_the_ranking_of_each(seed: int, faces: int, k:
     masks = [each < excluded for each in ids]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("stash_sense_pipeline.release.checks.accuracy.fusion.SIDECAR_K", 7)
-        positions, fused = fuse(ids, distances, masks)
+        positions, fused = Fusion(ids, distances).without(masks)
     first_positions, first_distances = nearest(positions, fused)
     for row in range(3):
         kept = [np.flatnonzero(~mask[row])[:7] for mask in masks]

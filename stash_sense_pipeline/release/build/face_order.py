@@ -6,6 +6,7 @@ import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ from stash_sense_pipeline.foundation.errors import ReleaseError
 
 # 10 MB of vectors.
 _ROWS_A_BLOCK = 5_000
+# Vectors that take less stay in memory beside an index. Reading half a gigabyte of them takes four seconds.
+_HELD_BYTES = 10**9
 
 
 @dataclass(frozen=True)
@@ -233,6 +236,46 @@ def _usable_lengths(
 Floats = NDArray[np.float32]
 
 
+class CatalogVectors(Mapping[str, Floats]):
+    """Unit vectors (n, dim) of each embedder in release order. Freed ones are read from the catalog when asked for.
+
+    Asking raises ReleaseError when the vectors in the catalog are others since they were freed.
+    """
+
+    def __init__(self, engine: sa.Engine, order: FaceOrder, found: Mapping[str, FaceVectors]) -> None:
+        self._engine = engine
+        self._order = order
+        self._facts = {model: each.facts for model, each in found.items()}
+        self._held = {model: each.vectors for model, each in found.items()}
+        # Two threads that ask for freed vectors do not both read them.
+        self._lock = Lock()
+
+    def __getitem__(self, model: str) -> Floats:
+        with self._lock:
+            if model in self._facts and model not in self._held:
+                self._held[model] = self._read(model)
+            return self._held[model]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._facts)
+
+    def __len__(self) -> int:
+        return len(self._facts)
+
+    def make_room(self, model: str | None = None) -> None:
+        """Frees the vectors of other embedders than `model` if those of all take more than a gigabyte."""
+        if sum(4 * facts.count * facts.dimensions for facts in self._facts.values()) > _HELD_BYTES:
+            with self._lock:
+                self._held = {name: vectors for name, vectors in self._held.items() if name == model}
+
+    def _read(self, model: str) -> Floats:
+        with reading(self._engine) as connection:
+            found = read_vectors(connection, self._order, model, unit=True)
+        if found.facts != self._facts[model]:
+            raise ReleaseError(f"{model} embeddings changed while the release was checked; publish again")
+        return found.vectors
+
+
 @dataclass(frozen=True)
 class ReleaseVectors:
     """Unit vectors (n, dim) of each embedder in release order, and the faces and performers they belong to.
@@ -244,21 +287,19 @@ class ReleaseVectors:
     unit: Mapping[str, Floats]
     facts: Mapping[str, VectorFacts] = field(default_factory=dict)
 
+    def make_room(self, model: str | None = None) -> None:
+        """Frees vectors of other embedders than `model`, of a large release, that can be read again from the catalog."""
+        if isinstance(self.unit, CatalogVectors):
+            self.unit.make_room(model)
+
 
 def load_unit_vectors(engine: sa.Engine, models: Sequence[str]) -> ReleaseVectors:
     """Unit vectors of all trusted faces, 2 KB a face and model. ReleaseError as read_vectors."""
     with reading(engine) as connection:
-        return read_unit_vectors(connection, read_face_order(connection), models)
-
-
-def read_unit_vectors(connection: sa.Connection, order: FaceOrder, models: Sequence[str]) -> ReleaseVectors:
-    """Like load_unit_vectors, in the caller's transaction and in `order`."""
-    read = {model: read_vectors(connection, order, model, unit=True) for model in models}
-    return ReleaseVectors(
-        order,
-        {model: found.vectors for model, found in read.items()},
-        {model: found.facts for model, found in read.items()},
-    )
+        order = read_face_order(connection)
+        found = {model: read_vectors(connection, order, model, unit=True) for model in models}
+    facts = {model: each.facts for model, each in found.items()}
+    return ReleaseVectors(order, CatalogVectors(engine, order, found), facts)
 
 
 def normalised(vectors: Floats) -> Floats:

@@ -29,7 +29,8 @@ from stash_sense_pipeline.release.checks.accuracy.confusable_people import (
     similarity_distribution,
 )
 from stash_sense_pipeline.release.checks.accuracy.exact_search import Positions
-from stash_sense_pipeline.release.checks.accuracy.left_out import PHOTOGRAPHS, choose_photographs
+from stash_sense_pipeline.release.checks.accuracy.left_out import PHOTOGRAPHS, ExactSample, choose_photographs
+from stash_sense_pipeline.release.checks.accuracy.linked_neighbours import linked_neighbours
 from stash_sense_pipeline.release.checks.accuracy.measurement import Accuracy, measure_accuracy
 from stash_sense_pipeline.release.checks.accuracy.released_people import read_released_people
 from stash_sense_pipeline.release.checks.accuracy.thresholds import people_by_faces
@@ -45,7 +46,6 @@ from stash_sense_pipeline.release.checks.retrieval import (
     index_content_check,
     index_recall,
     load_index,
-    propose_neighbours,
     recall_checks,
     self_retrieval_check,
 )
@@ -88,8 +88,9 @@ def prove_release(
 ) -> Proof:
     """Checks a staged release against the catalog that it was built from, and against the `previous` release if any.
 
-    `vectors` are the catalog's, of each model that has an index in the release. One index at a time is held in memory
-    beside them. Raises ReleaseError when the previous release cannot be read.
+    `vectors` are the catalog's, of each model that has an index in the release. One index at a time is held in memory,
+    in a large release beside the vectors of its model only. Raises ReleaseError when the previous release cannot be read,
+    or when the vectors in the catalog changed.
     """
     limits = spec.limits
     checks = [deleted_check(engine, release)]
@@ -101,15 +102,15 @@ def prove_release(
     checks.append(one_pack_check(vectors, spec.pack))
     accuracy = measure_accuracy(vectors, read_released_people(release))
     photographs = choose_photographs(vectors.order.performer_ids, PHOTOGRAPHS)
-    # One core loads an index, and NumPy counts the similarities on another.
-    with ThreadPoolExecutor(max_workers=1) as beside:
-        similarities = beside.submit(_similarities, vectors)
-        indices = prove_indices(release, vectors, spec, accuracy, photographs)
+    indices = prove_indices(release, vectors, spec, accuracy, photographs)
     checks += indices.checks
     if indices.answers is None:
         return Proof(tuple(checks), None)
     held_out = held_out_retrieval(vectors.order, accuracy.left_out)
     checks += [held_out_check(held_out), threshold_check(accuracy.thresholds)]
+    with ThreadPoolExecutor(max_workers=1) as beside:
+        similarities = beside.submit(_similarities, vectors)
+        confusable = find_confusable(vectors, photographs, indices.answers.proposed)
     return Proof(
         tuple(checks),
         Figures(
@@ -119,7 +120,7 @@ def prove_release(
             held_out=held_out,
             similarities=similarities.result(),
             accuracy=accuracy,
-            confusable=find_confusable(vectors, photographs, indices.answers.proposed),
+            confusable=confusable,
             fidelity=indices.answers.fidelity,
             shown=count_shown_people(release),
         ),
@@ -153,32 +154,26 @@ def prove_indices(
     """Checks the indices of one flavour: that they hold the catalog's vectors, and how well they answer.
 
     `spec`: that of the flavour. `photographs`: positions for which the required indices propose neighbours. One index at
-    a time is held in memory beside the vectors.
+    a time is held in memory.
     """
     limits, sample = spec.limits, accuracy.left_out.sample
+    asked = _Asked(sample, photographs)
     checks: list[CheckResult] = []
-    recall: list[RecallReport] = []
-    answers: dict[str, Answers] = {}
-    proposed: dict[str, NDArray[np.int32]] = {}
-    for model, unit in vectors.unit.items():
-        index = load_index(release / INDEX_FILES[model])
-        checks.append(index_content_check(model, index, unit, spec.index.storage))
-        if not checks[-1].passed:
+    found: dict[str, _OfOneIndex] = {}
+    for model in vectors.unit:
+        vectors.make_room(model)
+        content, of_index = _prove_index(release, model, vectors, spec, asked)
+        checks.append(content)
+        if of_index is None:
             return IndexProof(tuple(checks), None)
-        answers[model] = ask_index(index, unit, sample.positions)
-        if photographs is not None and model in REQUIRED_MODELS:
-            proposed[model] = propose_neighbours(index, unit, photographs, vectors.order.performer_ids)
-        # An index takes up to a gigabyte: it is freed before the next one is loaded.
-        del index
-        known = sample.neighbours.get(model)
-        similarities = None if known is None else np.asarray(1 - known.distances)
-        recall.append(index_recall(model, answers[model], unit, similarities, limits.tie))
+        found[model] = of_index
         checks += recall_checks(
-            recall[-1],
+            of_index.recall,
             limits.recall_at_1,
             limits.recall_at_100,
             far_blocks=limits.recall_at_100_blocks,
         )
+    answers = {model: of_index.answers for model, of_index in found.items()}
     fidelity = answer_fidelity(
         vectors.order.performer_ids,
         sample.positions,
@@ -189,7 +184,52 @@ def prove_indices(
     checks.append(fidelity_check(fidelity, limits.answer_fidelity))
     owners = read_json(release / FACES_JSON, LARGE)
     checks.append(self_retrieval_check(owners, answers, limits.self_retrieval))
-    return IndexProof(tuple(checks), IndexAnswers(tuple(recall), fidelity, proposed))
+    recall = tuple(of_index.recall for of_index in found.values())
+    proposed = {model: each.proposed for model, each in found.items() if each.proposed is not None}
+    return IndexProof(tuple(checks), IndexAnswers(recall, fidelity, proposed))
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The faces that an index is asked for: a sample with the answers of exact search, and photographs, if any."""
+
+    sample: ExactSample
+    photographs: Positions | None
+
+
+@dataclass(frozen=True)
+class _OfOneIndex:
+    """What one index answers to sampled faces, its recall, and the neighbours of photographs (q, k), if asked for."""
+
+    answers: Answers
+    recall: RecallReport
+    proposed: NDArray[np.int32] | None
+
+
+def _prove_index(
+    release: Path,
+    model: str,
+    vectors: ReleaseVectors,
+    spec: ReleaseSpec,
+    asked: _Asked,
+) -> tuple[CheckResult, _OfOneIndex | None]:
+    """Whether the index of `model` holds the catalog's vectors, and if so, what it answers."""
+    unit = vectors.unit[model]
+    path = release / INDEX_FILES[model]
+    index = load_index(path)
+    content = index_content_check(model, index, unit, spec.index.storage)
+    if not content.passed:
+        return content, None
+    answers = ask_index(index, unit, asked.sample.positions)
+    # It takes more than a gigabyte.
+    del index
+    proposed = None
+    if asked.photographs is not None and model in REQUIRED_MODELS:
+        proposed = linked_neighbours(path, unit, asked.photographs, vectors.order.performer_ids)
+    known = asked.sample.neighbours.get(model)
+    similarities = None if known is None else np.asarray(1 - known.distances)
+    recall = index_recall(model, answers, unit, similarities, spec.limits.tie)
+    return content, _OfOneIndex(answers, recall, proposed)
 
 
 def one_pack_check(vectors: ReleaseVectors, pack: ModelPack) -> CheckResult:

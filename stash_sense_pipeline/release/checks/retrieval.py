@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from stash_sense_pipeline.release.build.face_order import FaceOrder, lengths
 from stash_sense_pipeline.release.checks.accuracy.answer_fidelity import AnswerFidelity
@@ -19,7 +17,7 @@ from stash_sense_pipeline.release.checks.accuracy.exact_search import (
     exact_neighbours,
     sample_positions,
 )
-from stash_sense_pipeline.release.checks.accuracy.fusion import fuse, nearest
+from stash_sense_pipeline.release.checks.accuracy.fusion import Fusion, nearest
 from stash_sense_pipeline.release.checks.accuracy.left_out import LeftOut
 from stash_sense_pipeline.release.checks.accuracy.thresholds import FACE_BUCKETS, bucket_name
 from stash_sense_pipeline.release.checks.check_result import CheckResult, Severity
@@ -98,23 +96,6 @@ def ask_index(
     """
     positions = sample_positions(len(unit), sample) if positions is None else positions
     return Answers(positions, *sidecar_query(index, unit[positions], min(SIDECAR_K, len(unit)), threads))
-
-
-def propose_neighbours(
-    index: Any, unit: Floats, positions: Positions, owners: Positions
-) -> NDArray[np.int32]:
-    """The neighbours (q, k) that an index returns for stored faces, by all cores. -1 is none.
-
-    `owners` (n,): the performer of each face. There are as many neighbours as the sidecar asks for, beside those of the
-    person with the most faces: without a face's own person, 100 others are left.
-    """
-    most = int(np.unique(owners, return_counts=True)[1].max())
-    k, threads = min(SIDECAR_K + most, len(unit)), os.cpu_count() or 1
-    blocks = []
-    for start in range(0, len(positions), _ROWS_A_BLOCK):
-        queries = unit[positions[start : start + _ROWS_A_BLOCK]]
-        blocks.append(sidecar_query(index, queries, k, threads)[0].astype(np.int32))
-    return np.concatenate(blocks)
 
 
 def index_recall(
@@ -269,11 +250,8 @@ def self_retrieval_check(
     """
     found = [answers[model] for model in REQUIRED_MODELS]
     probes = found[0].positions
-    best, distance = nearest(
-        *fuse(
-            [each.ids for each in found], [each.distances for each in found], [each.ids < 0 for each in found]
-        )
-    )
+    fusion = Fusion([each.ids for each in found], [each.distances for each in found])
+    best, distance = nearest(*fusion.without([each.ids < 0 for each in found]))
     # Where one index refuses the query, the sidecar has no answer.
     right = np.all([each.ids[:, 0] >= 0 for each in found], axis=0) & (distance <= SIDECAR_MAX_DISTANCE)
     pairs = zip(best[right].tolist(), probes[right].tolist(), strict=True)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stash_sense_pipeline.release.checks.accuracy.exact_search import Floats, Positions
-from stash_sense_pipeline.release.checks.accuracy.fusion import Distances, Mask, fuse
+from stash_sense_pipeline.release.checks.accuracy.fusion import Distances, Fusion, Mask
 from stash_sense_pipeline.release.contract import (
     REQUIRED_MODELS,
     SIDECAR_MAX_DISTANCE,
@@ -91,7 +91,8 @@ def _first_results(
 ) -> _Results:
     found = [neighbours[model] for model in REQUIRED_MODELS]
     excluded = [_excluded(owners, probes, each.ids, probe) for each in found]
-    positions, distances = fuse([each.ids for each in found], [each.distances for each in found], excluded)
+    fusion = Fusion([each.ids for each in found], [each.distances for each in found])
+    positions, distances = fusion.without(excluded)
     best = np.argsort(distances, axis=1, kind="stable")[:, :count]
     return _Results(
         owners[np.take_along_axis(positions, best, axis=1)], np.take_along_axis(distances, best, axis=1)

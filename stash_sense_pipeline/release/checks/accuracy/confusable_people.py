@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from stash_sense_pipeline.release.build.face_order import FaceOrder, ReleaseVectors
 from stash_sense_pipeline.release.checks.accuracy.exact_search import Floats, Positions
-from stash_sense_pipeline.release.checks.accuracy.fusion import Distances, fuse
+from stash_sense_pipeline.release.checks.accuracy.fusion import Distances, Fusion
 from stash_sense_pipeline.release.contract import REQUIRED_MODELS, SIDECAR_MAX_DISTANCE
 
 # Pairs of faces that are compared at once.
@@ -89,7 +89,8 @@ def find_confusable(
             _distances(vectors.unit[model], block, each)
             for model, each in zip(REQUIRED_MODELS, ids, strict=True)
         ]
-        search.offer(block, *fuse(ids, distances, [(each < 0) | (owners[each] == own) for each in ids]))
+        excluded = [(each < 0) | (owners[each] == own) for each in ids]
+        search.offer(block, *Fusion(ids, distances).without(excluded))
     return search.found()
 
 

@@ -15,7 +15,7 @@ from stash_sense_pipeline.release.checks.accuracy.exact_search import (
     exact_neighbours,
     sample_positions,
 )
-from stash_sense_pipeline.release.checks.accuracy.fusion import Distances, fuse, nearest
+from stash_sense_pipeline.release.checks.accuracy.fusion import Distances, Fusion, nearest
 from stash_sense_pipeline.release.contract import REQUIRED_MODELS, SIDECAR_K
 
 # Photographs that are left out: all of them in a release of up to 12,000 faces. A search of 12,000 among 20,000 faces
@@ -76,9 +76,10 @@ def leave_out(vectors: ReleaseVectors, photographs: int = PHOTOGRAPHS) -> LeftOu
         found = [exact_neighbours(vectors.unit[model][block], vectors.unit[model], k) for model in samples]
         ids = [positions for positions, _ in found]
         distances = [1 - similar for _, similar in found]
-        known = fuse(ids, distances, [each == block[:, None] for each in ids])
+        fusion = Fusion(ids, distances)
+        known = fusion.without([each == block[:, None] for each in ids])
         own = order.performer_ids[block][:, None]
-        strangers = fuse(ids, distances, [order.performer_ids[each] == own for each in ids])
+        strangers = fusion.without([order.performer_ids[each] == own for each in ids])
         parts.append((*nearest(*known), *nearest(*strangers)))
         rows = sampled[(sampled >= start) & (sampled < start + len(block))] - start
         width = min(SIDECAR_K, len(order))

@@ -15,7 +15,7 @@ from stash_sense_pipeline.release.checks.accuracy.exact_search import (
     exact_neighbours,
     sample_positions,
 )
-from stash_sense_pipeline.release.checks.accuracy.fusion import Distances, fuse
+from stash_sense_pipeline.release.checks.accuracy.fusion import Distances, Fusion
 from stash_sense_pipeline.release.checks.tattoos.multi_signal import face_score, tattoo_factor
 from stash_sense_pipeline.release.contract import (
     REQUIRED_MODELS,
@@ -116,7 +116,8 @@ def _candidates(vectors: ReleaseVectors, block: Positions) -> tuple[Positions, D
         for model in REQUIRED_MODELS
     ]
     ids = [positions for positions, _ in found]
-    return fuse(ids, [1 - similar for _, similar in found], [each == block[:, None] for each in ids])
+    fusion = Fusion(ids, [1 - similar for _, similar in found])
+    return fusion.without([each == block[:, None] for each in ids])
 
 
 def _first(people: Positions, scores: Distances) -> int | None:
