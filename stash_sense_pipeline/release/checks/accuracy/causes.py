@@ -67,9 +67,14 @@ def tell_causes(
 
 class _Judge:
     def __init__(self, vectors: ReleaseVectors, people: Mapping[int, ReleasedPerson]) -> None:
-        self._vectors = vectors
+        self._face_ids = vectors.order.face_ids
+        self._unit = [vectors.unit[model] for model in REQUIRED_MODELS]
         self._owners = vectors.order.performer_ids
         self._people = people
+        # The faces of each face's person lie one after the other.
+        self._first, self._end = (
+            np.searchsorted(self._owners, self._owners, side=side).tolist() for side in ("left", "right")
+        )
         self._mislabelled: dict[tuple[int, int], bool] = {}
         self.splits: set[tuple[int, int]] = set()
         self.labels: set[tuple[int, int, int]] = set()
@@ -104,29 +109,25 @@ class _Judge:
         """Whether a face looks like the person of the face `other`, and not like its own."""
         person = int(self._owners[other])
         if (face, person) not in self._mislabelled:
-            own = self._faces_of(int(self._owners[face]))
-            theirs = self._faces_of(person)
-            found = self._is_apart(face, own[own != face]) and self._is_among(face, theirs)
+            found = self._is_apart(face) and self._is_among(face, other)
             self._mislabelled[face, person] = found
             if found:
-                face_id = int(self._vectors.order.face_ids[face])
+                face_id = int(self._face_ids[face])
                 self.labels.add((face_id, int(self._owners[face]), person))
         return self._mislabelled[face, person]
 
-    def _is_apart(self, face: int, own: Positions) -> bool:
-        return len(own) > 0 and bool(np.all(self._distances(face, own) > SIDECAR_MAX_DISTANCE))
+    def _is_apart(self, face: int) -> bool:
+        """Whether a face is far from all others of its person, if there are any."""
+        distances = self._distances(face, face)
+        distances[face - self._first[face]] = np.inf
+        return len(distances) > 1 and bool(distances.min() > SIDECAR_MAX_DISTANCE)
 
-    def _is_among(self, face: int, theirs: Positions) -> bool:
-        near = np.count_nonzero(self._distances(face, theirs) <= SIDECAR_MAX_DISTANCE)
-        return bool(near >= _FEWEST_WITNESSES and 2 * near > len(theirs))
+    def _is_among(self, face: int, other: int) -> bool:
+        distances = self._distances(face, other)
+        near = np.count_nonzero(distances <= SIDECAR_MAX_DISTANCE)
+        return bool(near >= _FEWEST_WITNESSES and 2 * near > len(distances))
 
-    def _distances(self, face: int, others: Positions) -> Distances:
-        """The mean distance of both models, (others,)."""
-        unit = self._vectors.unit
-        return np.asarray(
-            sum(SIDECAR_WEIGHT * (1.0 - unit[model][others] @ unit[model][face]) for model in REQUIRED_MODELS)
-        )
-
-    def _faces_of(self, performer_id: int) -> Positions:
-        first, last = (np.searchsorted(self._owners, performer_id, side=side) for side in ("left", "right"))
-        return np.arange(first, last)
+    def _distances(self, face: int, other: int) -> Distances:
+        """The mean distance of both models between a face and all faces of the person of the face `other`."""
+        theirs = slice(self._first[other], self._end[other])
+        return np.asarray(sum(SIDECAR_WEIGHT * (1.0 - unit[theirs] @ unit[face]) for unit in self._unit))
