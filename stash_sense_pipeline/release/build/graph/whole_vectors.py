@@ -51,7 +51,8 @@ def write_whole_vectors(
     """Writes to `stream` the index with complete links and with other vectors.
 
     `blocks` returns the vectors (rows, dim) of the ids 0..n-1, in order, at each call. `storage`: how they are stored, a
-    type of Voyager. The file takes memory once: 0.9 KB an element with 48 links and 128 numbers.
+    type of Voyager. The file takes memory once (0.9 KB an element with 48 links and 128 numbers), and the links that are
+    made take as much beside it.
     """
     narrow, owners = index.file, index.owners
     file = read_voyager_file(Path(f"/dev/fd/{narrow.fileno()}"))
