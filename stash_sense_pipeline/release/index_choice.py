@@ -55,7 +55,7 @@ LADDER = (
 )
 # The corner at which a first release with more faces starts: lower ones find too few neighbours among vectors of usual
 # difficulty, and their indices would be built in vain.
-_FIRST_CORNERS = ((150_000, LADDER[4]), (50_000, LADDER[2]), (-1, LADDER[0]))
+_FIRST_CORNERS = ((150_000, LADDER[4]), (50_000, LADDER[3]), (-1, LADDER[0]))
 # The part of a staged release that says how its corner was chosen.
 INDEX_CHOICE = "index-choice"
 _LADDER_CHOSE, _SETTINGS_CHOSE = "ladder", "settings"
