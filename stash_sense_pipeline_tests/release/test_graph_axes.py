@@ -132,6 +132,13 @@ def compared(vectors: np.ndarray, groups: np.ndarray | None = None) -> GraphVect
     return GraphVectors(steps, steps, groups)
 
 
+@pytest.mark.filterwarnings("error")
+def test_vectors_of_zeros_have_no_direction() -> None:
+    vectors = np.array([[0, 0], [3, 0], [0, 0]], dtype=np.float32)
+    assert in_steps([vectors], np.arange(3)).tolist() == [[0, 0], [127, 0], [0, 0]]
+    assert in_steps([vectors[:1], vectors[2:]], np.arange(2)).tolist() == [[0, 0], [0, 0]]
+
+
 def expected_links(
     links: list[list[int]], places: int, vectors: np.ndarray, groups: np.ndarray
 ) -> list[list[int]]:
@@ -231,10 +238,8 @@ def test_elements_far_from_all_others_get_links_from_the_nearest() -> None:
 def test_every_element_is_in_one_cluster_of_a_limited_size(seed: int, count: int, size: int) -> None:
     vectors = vectors_of(seed, count, 6)[np.random.default_rng(seed).integers(0, count, count)]
     found = clusters.clusters_of(in_steps([vectors], np.arange(count)), size)
-    parts = list(found)
-    assert len(parts) == len(found)
-    assert sorted(np.concatenate(parts).tolist()) == list(range(count))
-    assert max(map(len, parts)) <= 2 * size
+    assert sorted(np.concatenate(found).tolist()) == list(range(count))
+    assert max(map(len, found)) <= 2 * size
 
 
 def test_many_equal_elements_are_in_several_clusters() -> None:

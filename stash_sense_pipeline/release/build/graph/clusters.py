@@ -18,20 +18,21 @@ _ELEMENTS_A_CLUSTER = 200
 # result depends neither on the order of additions nor on the number of threads.
 _STEPS = np.float32(127)
 _ROWS_A_BLOCK = 4_096
+_LEAST = np.float32(1e-30)
 
 
 def in_steps(blocks: Iterable[Floats], places: NDArray[np.int64]) -> Steps:
     """The directions of vectors in blocks (rows, dim) as whole numbers of steps (n, dim).
 
     `places` (n,): the row of each vector in the result. The largest number of the first rows is 127. Larger ones in
-    later rows are 127 too.
+    later rows are 127 too. A vector of zeros has no direction, and stays zero.
     """
     steps, start, scale = np.empty((len(places), 0), dtype=np.int8), 0, np.float32(0)
     for rows in _in_small_blocks(blocks):
-        unit = rows / lengths(rows)[:, None]
+        unit = rows / np.maximum(lengths(rows), _LEAST)[:, None]
         if start == 0:
             steps = np.empty((len(places), rows.shape[1]), dtype=np.int8)
-            scale = _STEPS / np.float32(np.abs(unit).max())
+            scale = _STEPS / np.maximum(np.abs(unit).max(), _LEAST)
         steps[places[start : start + len(unit)]] = np.clip(np.rint(unit * scale), -_STEPS, _STEPS)
         start += len(unit)
     return steps
@@ -43,20 +44,7 @@ def _in_small_blocks(blocks: Iterable[Floats]) -> Iterator[Floats]:
             yield block[start : start + _ROWS_A_BLOCK]
 
 
-class Clusters:
-    """Elements in clusters: `order` (n,) has the elements of one cluster after those of the other."""
-
-    def __init__(self, order: Elements, starts: NDArray[np.int64]) -> None:
-        self._order, self._starts = order, starts
-
-    def __iter__(self) -> Iterator[Elements]:
-        return iter(np.split(self._order, self._starts[1:]))
-
-    def __len__(self) -> int:
-        return len(self._starts)
-
-
-def clusters_of(steps: Steps, size: int = _ELEMENTS_A_CLUSTER) -> Clusters:
+def clusters_of(steps: Steps, size: int = _ELEMENTS_A_CLUSTER) -> list[Elements]:
     """Clusters of elements in one direction: of all elements, `size` on average, at most twice as many.
 
     `steps` (n, dim).
@@ -65,7 +53,7 @@ def clusters_of(steps: Steps, size: int = _ELEMENTS_A_CLUSTER) -> Clusters:
     order = np.argsort(labels, kind="stable").astype(np.uint32)
     _, first, sizes = np.unique(labels[order], return_index=True, return_counts=True)
     within = np.arange(len(labels)) - np.repeat(first, sizes)
-    return Clusters(order, np.flatnonzero(within % (2 * size) == 0))
+    return np.split(order, np.flatnonzero(within % (2 * size) == 0)[1:])
 
 
 def _centres(steps: Steps, count: int) -> Floats:

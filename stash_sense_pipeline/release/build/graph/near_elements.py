@@ -7,13 +7,13 @@ two matrices. That is many times faster than to read the vectors of the candidat
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stash_sense_pipeline.foundation.progress import Progress
-from stash_sense_pipeline.release.build.graph.clusters import Clusters, Steps
+from stash_sense_pipeline.release.build.graph.clusters import Steps
 from stash_sense_pipeline.release.build.graph.element_lists import Elements
 
 # Candidates of a cluster: at least so many, and this share of all elements. Those of the first round are compared along few
@@ -56,7 +56,7 @@ def _greatest(numbers: NDArray[np.int64], most: int) -> Elements:
 
 
 def nearest_neighbours(
-    steps: Steps, clusters: Clusters, neighbours: Neighbours, progress: Progress | None = None
+    steps: Steps, clusters: Sequence[Elements], neighbours: Neighbours, progress: Progress | None = None
 ) -> Neighbours:
     """The nearest elements that are found among the candidates of each cluster. `steps` (n, dim)."""
     found = np.empty((len(steps), min(_NEIGHBOURS, len(steps))), dtype=np.uint32)

@@ -54,6 +54,10 @@ class VoyagerFile:
     element_bytes: int
     first_vector: int
 
+    def element_of(self) -> NDArray[np.int64]:
+        """The element of each id (count,), where the ids are 0 to count - 1."""
+        return np.argsort(self.ids.astype(np.int64), kind="stable")
+
 
 @dataclass(frozen=True)
 class _Graph:

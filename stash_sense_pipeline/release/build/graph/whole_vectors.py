@@ -60,8 +60,7 @@ def write_whole_vectors(
     upper_levels = narrow.read()
     links, vectors = _parts(elements, file)
     ids = file.ids.astype(np.int64)
-    element_of = np.empty(file.count, dtype=np.int64)
-    element_of[ids] = np.arange(file.count)
+    element_of = file.element_of()
     compared = GraphVectors(
         in_steps([vectors], np.arange(file.count)),
         in_steps(blocks(), element_of),

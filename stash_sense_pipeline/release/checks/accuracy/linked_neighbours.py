@@ -38,8 +38,7 @@ def linked_neighbours(path: Path, unit: Floats, positions: Positions, owners: Po
     file = read_voyager_file(path)
     links = read_links(path, file)
     ids = file.ids.astype(np.int64)
-    element_of = np.empty(file.count, dtype=np.int64)
-    element_of[ids] = np.arange(file.count)
+    element_of = file.element_of()
     steps = in_steps([unit], element_of)
 
     def neighbours(elements: Elements) -> Elements:
