@@ -115,7 +115,11 @@ def _tattoo_report(staging: Staging, tattoos: TattooVectors) -> tuple[IndexRepor
 
 def _provenance(index: IndexReport) -> dict[str, Any]:
     """The manifest's entry for an index. It holds only values that two builds of the same input share."""
-    along = {} if index.graph_dimensions is None else {"graph_dimensions": index.graph_dimensions}
+    along: dict[str, Any] = {}
+    if index.graph_dimensions is not None:
+        along["graph_dimensions"] = index.graph_dimensions
+    if index.exact_links:
+        along["exact_links"] = True
     return {
         "file": index.file,
         "vectors": index.faces,

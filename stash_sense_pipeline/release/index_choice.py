@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -13,6 +13,7 @@ from stash_sense_pipeline.foundation.errors import ReleaseError
 from stash_sense_pipeline.foundation.progress import Progress
 from stash_sense_pipeline.foundation.runtime_tuning import trim_heap
 from stash_sense_pipeline.release.build.face_order import load_unit_vectors
+from stash_sense_pipeline.release.build.graph.exact_search import exact_neighbours, sample_positions
 from stash_sense_pipeline.release.build.manifest import read_manifest
 from stash_sense_pipeline.release.build.staging import Staging
 from stash_sense_pipeline.release.build.voyager_index import (
@@ -27,7 +28,6 @@ from stash_sense_pipeline.release.checks.accuracy.answer_fidelity import (
     Neighbours,
     answer_fidelity,
 )
-from stash_sense_pipeline.release.checks.accuracy.exact_search import exact_neighbours, sample_positions
 from stash_sense_pipeline.release.checks.accuracy.left_out import PROBES
 from stash_sense_pipeline.release.checks.retrieval import ask_index, index_recall, load_index
 from stash_sense_pipeline.release.contract import INDEX_FILES, REQUIRED_MODELS, SIDECAR_K, Flavour
@@ -40,10 +40,16 @@ class Corner(NamedTuple):
     m: int
     ef_construction: int
     graph_dimensions: int | None = None
+    exact_links: bool = False
+
+    @property
+    def key(self) -> tuple[int, int, bool]:
+        """What tells corners of the ladder apart, in their order."""
+        return self.m, self.ef_construction, self.exact_links
 
 
 # From cheap to dear. docs/release.md has the measurements. A graph along axes gets the nearest neighbours as links when it
-# is built, so it needs no high ef_construction. Vectors without main axes need the last corners.
+# is built, so it needs no high ef_construction. The last corner is for vectors that form no clusters.
 LADDER = (
     Corner(24, 60, 128),
     Corner(32, 60, 128),
@@ -51,7 +57,7 @@ LADDER = (
     Corner(64, 60, 128),
     Corner(96, 60, 128),
     Corner(128, 60, 128),
-    Corner(128, 800),
+    Corner(128, 60, 128, exact_links=True),
 )
 # The corner at which a first release with more faces starts: lower ones find too few neighbours among vectors of usual
 # difficulty, and their indices would be built in vain.
@@ -100,9 +106,7 @@ def staged_params(plan: IndexPlan, staging: Staging) -> IndexParams:
     part = f"index-{REQUIRED_MODELS[0]}"
     if not (plan.climbs and staging.has_part(part)):
         return plan.params
-    staged = staging.read_part(part)
-    staged_corner = Corner(staged["m"], staged["ef_construction"], staged.get("graph_dimensions"))
-    return replace(plan.params, **staged_corner._asdict())
+    return replace(plan.params, **_corner_of(staging.read_part(part))._asdict())
 
 
 def stage_chosen_indices(
@@ -147,6 +151,7 @@ def _note(plan: IndexPlan, params: IndexParams, quality: _Quality | None) -> dic
         "by": _LADDER_CHOSE if plan.climbs else _SETTINGS_CHOSE,
         "m": params.m,
         "ef_construction": params.ef_construction,
+        **({"exact_links": True} if params.exact_links else {}),
         "answer_fidelity": None if quality is None else round(quality.fidelity.share, 6),
         "required": plan.limit if plan.climbs else None,
     }
@@ -163,14 +168,23 @@ def _last_corner(latest: Path | None) -> Corner | None:
         return None
     if not isinstance(choice, dict) or choice.get("by") != _LADDER_CHOSE:
         return None
-    corner = (choice.get("m"), choice.get("ef_construction"))
-    return next((each for each in LADDER if (each.m, each.ef_construction) == corner), None)
+    key = _corner_of(choice).key
+    return next((each for each in LADDER if each.key == key), None)
+
+
+def _corner_of(made: Mapping[str, Any]) -> Corner:
+    """The corner that a report of an index, or a manifest, states."""
+    return Corner(
+        made.get("m", 0),
+        made.get("ef_construction", 0),
+        made.get("graph_dimensions"),
+        made.get("exact_links", False),
+    )
 
 
 def _next_corner(params: IndexParams) -> Corner | None:
-    return next(
-        (each for each in LADDER if (each.m, each.ef_construction) > (params.m, params.ef_construction)), None
-    )
+    key = _corner_of(params.content).key
+    return next((each for each in LADDER if each.key > key), None)
 
 
 def _measure(engine: sa.Engine, staging: Staging, params: IndexParams) -> _Quality | None:
@@ -178,7 +192,7 @@ def _measure(engine: sa.Engine, staging: Staging, params: IndexParams) -> _Quali
     for model in REQUIRED_MODELS:
         part = f"index-{model}"
         made = staging.read_part(part) if staging.has_part(part) else {}
-        if (made.get("m"), made.get("ef_construction")) != (params.m, params.ef_construction):
+        if _corner_of(made).key != _corner_of(params.content).key:
             return None
     exact: dict[str, Neighbours] = {}
     indexed: dict[str, Neighbours] = {}

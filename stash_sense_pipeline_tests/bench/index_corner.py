@@ -2,7 +2,7 @@
 
 Not part of `make bench`, because one build takes minutes: `python -m stash_sense_pipeline_tests.bench.index_corner
 usual 100000 32/60/128 96/600` builds the indices of two embedders with each M/EF_CONSTRUCTION, the first along 128 main
-axes, and prints a row of the table in docs/release.md for each.
+axes, and prints a row of the table in docs/release.md for each. `128/60/128/exact` completes the links by an exact search.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import numpy as np
 
 from stash_sense_pipeline.release.build.face_order import normalised
 from stash_sense_pipeline.release.build.graph.axes import SampledRows, main_axes
+from stash_sense_pipeline.release.build.graph.exact_search import exact_neighbours, sample_positions
 from stash_sense_pipeline.release.build.voyager_index import IndexParams, IndexVectors, write_index
 from stash_sense_pipeline.release.checks.accuracy.answer_fidelity import Neighbours, answer_fidelity
-from stash_sense_pipeline.release.checks.accuracy.exact_search import exact_neighbours, sample_positions
 from stash_sense_pipeline.release.checks.accuracy.left_out import PROBES
 from stash_sense_pipeline.release.checks.retrieval import RecallReport, ask_index, index_recall, load_index
 from stash_sense_pipeline.release.contract import REQUIRED_MODELS, SIDECAR_K
@@ -120,7 +120,7 @@ def row(tables: Sequence[np.ndarray], owners: np.ndarray, params: IndexParams) -
     )
     recalls = [each.recall for each in asked.values()]
     return (
-        f"| {params.m} | {params.ef_construction} | {params.graph_dimensions or 'all'} "
+        f"| {params.m} | {params.ef_construction} | {params.graph_dimensions or 'all'}{', exact' * params.exact_links} "
         f"| {max(each.size for each in asked.values()):,.0f} | {used:,.0f} s | {seconds:,.0f} s "
         f"| {min(each.at_1 for each in recalls):.4f} | {min(each.at_k for each in recalls):.3f} "
         f"| {min(each.in_reach for each in recalls):.4f} | {fidelity.share:.4f} |"
@@ -128,12 +128,17 @@ def row(tables: Sequence[np.ndarray], owners: np.ndarray, params: IndexParams) -
 
 
 def main(spread: str, faces: int, corners: list[str]) -> None:
-    """Prints a row for each `M/EF_CONSTRUCTION` or `M/EF_CONSTRUCTION/AXES`."""
+    """Prints a row for each `M/EF_CONSTRUCTION`, `M/EF_CONSTRUCTION/AXES` or `M/EF_CONSTRUCTION/AXES/exact`."""
     owners = owners_of(faces)
     tables = [manifold(owners, seed, spread) for seed in (1, 2)]
     for corner in corners:
-        m, ef_construction, *axes = map(int, corner.split("/"))
-        params = IndexParams(m=m, ef_construction=ef_construction, graph_dimensions=axes[0] if axes else None)
+        numbers = list(map(int, corner.removesuffix("/exact").split("/")))
+        params = IndexParams(
+            m=numbers[0],
+            ef_construction=numbers[1],
+            graph_dimensions=numbers[2] if len(numbers) > 2 else None,
+            exact_links=corner.endswith("/exact"),
+        )
         print(f"| {spread} | {faces:,} {row(tables, owners, params)}", flush=True)
 
 

@@ -33,6 +33,8 @@ from stash_sense_pipeline.release.build.face_order import (
     face_order,
     load_unit_vectors,
 )
+from stash_sense_pipeline.release.build.graph import exact_search
+from stash_sense_pipeline.release.build.graph.exact_search import exact_neighbours
 from stash_sense_pipeline.release.build.performers_db import stage_performers_db
 from stash_sense_pipeline.release.build.staging import Staging, open_staging
 from stash_sense_pipeline.release.build.voyager_index import (
@@ -41,9 +43,8 @@ from stash_sense_pipeline.release.build.voyager_index import (
     build_index,
     stage_indices,
 )
-from stash_sense_pipeline.release.checks.accuracy import exact_search, left_out
+from stash_sense_pipeline.release.checks.accuracy import left_out
 from stash_sense_pipeline.release.checks.accuracy.confusable_people import find_confusable
-from stash_sense_pipeline.release.checks.accuracy.exact_search import exact_neighbours
 from stash_sense_pipeline.release.checks.accuracy.linked_neighbours import linked_neighbours
 from stash_sense_pipeline.release.checks.accuracy.measurement import measure_accuracy
 from stash_sense_pipeline.release.checks.accuracy.released_people import ReleasedPerson

@@ -24,6 +24,7 @@ from stash_sense_pipeline.release.build.face_order import FaceOrder, lengths, no
 from stash_sense_pipeline.release.build.graph import clusters, near_elements, near_links
 from stash_sense_pipeline.release.build.graph.axes import SampledRows, along, main_axes
 from stash_sense_pipeline.release.build.graph.clusters import in_steps
+from stash_sense_pipeline.release.build.graph.exact_search import exact_neighbours
 from stash_sense_pipeline.release.build.graph.near_links import GraphVectors, complete_links
 from stash_sense_pipeline.release.build.graph.voyager_file import HEADER_BYTES, read_voyager_file
 from stash_sense_pipeline.release.build.graph.whole_vectors import NarrowIndex, write_whole_vectors
@@ -38,12 +39,18 @@ from stash_sense_pipeline.release.build.voyager_index import (
     index_digest,
     write_index,
 )
-from stash_sense_pipeline.release.checks.accuracy.exact_search import exact_neighbours
 from stash_sense_pipeline.release.checks.retrieval import ask_index, index_recall, load_index
 from stash_sense_pipeline.release.checks.verify import verify_release
 from stash_sense_pipeline.release.contract import Flavour
-from stash_sense_pipeline.release.index_choice import Corner, IndexPlan, stage_chosen_indices, staged_params
+from stash_sense_pipeline.release.index_choice import (
+    Corner,
+    IndexPlan,
+    plan_indices,
+    stage_chosen_indices,
+    staged_params,
+)
 from stash_sense_pipeline.release.publish import publish_staged
+from stash_sense_pipeline.release.versions import latest_release
 from stash_sense_pipeline_tests.bench.index_corner import manifold, owners_of
 from stash_sense_pipeline_tests.release.changes import rename_a_performer
 
@@ -161,9 +168,16 @@ def expected_links(
     return complete
 
 
-@given(st.integers(0, 10_000), st.integers(2, 30), st.integers(1, 6), st.integers(0, 8), st.integers(1, 30))
+@given(
+    st.integers(0, 10_000),
+    st.integers(2, 30),
+    st.integers(1, 6),
+    st.integers(0, 8),
+    st.integers(1, 30),
+    st.booleans(),
+)
 def test_free_places_go_to_the_group_and_then_to_the_nearest_elements(
-    seed: int, count: int, most: int, free: int, people: int
+    seed: int, count: int, most: int, free: int, people: int, exact: bool
 ) -> None:
     rng = np.random.default_rng(seed)
     # Equal vectors too: the lower number is the nearer one.
@@ -186,9 +200,33 @@ def test_free_places_go_to_the_group_and_then_to_the_nearest_elements(
         patched.setattr(near_links, "_MOST_OF_A_GROUP", MOST_OF_A_GROUP)
         # No place is taken for an element to which few link.
         patched.setattr(near_links, "_SHARE_FOR_RARE", 0)
-        used = complete_links(links, begun, compared(vectors, groups))
+        patched.setattr(near_links, "_ELEMENTS_A_SMALL_CLUSTER", 4)
+        patched.setattr(near_links, "_CLUSTERS_A_SEARCH", 2)
+        used = complete_links(links, begun, compared(vectors, groups), exact=exact)
     found = [links[element, : used[element]].tolist() for element in range(count)]
     assert found == expected_links(lists, places, vectors, groups)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_an_exact_search_finds_neighbours_that_no_element_links_to(
+    monkeypatch: pytest.MonkeyPatch, exact: bool
+) -> None:
+    """Vectors without clusters, of which each begins with a link to any other."""
+    count, places = 2_000, 20
+    vectors = normalised(np.random.default_rng(5).standard_normal((count, 64)).astype("f4"))
+    steps = in_steps([vectors], np.arange(count)).astype(np.int64)
+    similar = steps @ steps.T
+    np.fill_diagonal(similar, -(1 << 24))
+    nearest = np.argsort(-similar, axis=1, kind="stable")[:, : places - 1]
+    links = np.zeros((count, places), dtype=np.uint32)
+    links[:, 0] = (np.arange(count) + 1) % count
+    monkeypatch.setattr(near_links, "_SHARE_FOR_RARE", 0)
+    monkeypatch.setattr(near_elements, "_CANDIDATES", 200)
+    monkeypatch.setattr(near_elements, "_FIRST_CANDIDATES", 200)
+    used = complete_links(links, np.full(count, 1, dtype=np.uint32), compared(vectors), exact=exact)
+    assert set(used.tolist()) == {places}
+    found = np.mean([np.isin(near, own).mean() for near, own in zip(nearest, links, strict=True)])
+    assert found == 1 if exact else found < 0.6
 
 
 def completed(count: int, places: int, seed: int, share: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -381,6 +419,11 @@ def test_parameters_that_do_not_fit_are_left_out() -> None:
     # An index that was built before the parameter existed is used again.
     assert "graph_dimensions" not in IndexParams().content
     assert index_digest("", wanted) != index_digest("", IndexParams())
+    exact = replace(wanted, exact_links=True)
+    assert exact.fitting(1_000, 512) == exact
+    assert exact.fitting(999, 512) == IndexParams()
+    assert "exact_links" not in wanted.content
+    assert index_digest("", wanted) != index_digest("", exact)
 
 
 def test_an_index_of_the_same_vectors_is_used_again_only_for_the_same_people() -> None:
@@ -439,11 +482,12 @@ def test_a_build_gives_the_same_bytes_and_is_used_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("exact", [False, True])
 @pytest.mark.usefixtures("small_graphs")
 def test_a_release_with_such_indices_is_verified_and_not_made_twice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exact: bool
 ) -> None:
-    ladder = (Corner(8, 40, 16),)
+    ladder = (Corner(8, 40, 16, exact),)
     monkeypatch.setattr("stash_sense_pipeline.release.index_choice.LADDER", ladder)
     engine = make_catalog(tmp_path / "catalog.db")
     plan = IndexPlan(SPEC.models, (Flavour.FULL,), replace(ALONG, **ladder[0]._asdict()), True, 0.9)
@@ -453,7 +497,7 @@ def test_a_release_with_such_indices_is_verified_and_not_made_twice(
         stage_chosen_indices(engine, plan, staging)
         stage_performers_db(engine, staging, SPEC.database)
         params = staged_params(plan, staging)
-        assert params.graph_dimensions == 16
+        assert (params.graph_dimensions, params.exact_links) == (16, exact)
         return publish_staged(engine, tmp_path, staging, replace(SPEC, index=params), DAY)
 
     report = publish("one")
@@ -461,6 +505,11 @@ def test_a_release_with_such_indices_is_verified_and_not_made_twice(
     assert all(check.passed for check in verify_release(report.path))
     manifest = json.loads((report.path / "manifest.json").read_text())
     assert {entry["graph_dimensions"] for entry in manifest["indices"].values()} == {16}
+    stated = [manifest["index_choice"], *manifest["indices"].values()]
+    assert {each.get("exact_links", False) for each in stated} == {exact}
+    latest = latest_release(tmp_path / "releases")
+    again = plan_indices(replace(plan, params=IndexParams()), None, latest, 160)
+    assert (again.params, again.climbs) == (plan.params, True)
     assert len(Sidecar(report.path).faces) == 160
     assert not publish("two").changed
     rename_a_performer(engine)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from stash_sense_pipeline.foundation.files import sha256_file
 from stash_sense_pipeline.release.build.face_order import normalised
+from stash_sense_pipeline.release.build.graph.exact_search import exact_neighbours
 from stash_sense_pipeline.release.build.performers_db import stage_performers_db
 from stash_sense_pipeline.release.build.staging import open_staging
 from stash_sense_pipeline.release.build.voyager_index import IndexParams
@@ -22,7 +23,6 @@ from stash_sense_pipeline.release.checks.accuracy.answer_fidelity import (
     Probe,
     answer_fidelity,
 )
-from stash_sense_pipeline.release.checks.accuracy.exact_search import exact_neighbours
 from stash_sense_pipeline.release.contract import REQUIRED_MODELS, Flavour
 from stash_sense_pipeline.release.index_choice import (
     LADDER,
@@ -301,6 +301,6 @@ def test_a_first_release_of_many_faces_begins_at_a_higher_corner(tmp_path: Path)
 
 
 def test_each_corner_of_the_ladder_takes_more_than_the_one_before() -> None:
-    assert [each[:2] for each in LADDER] == sorted({each[:2] for each in LADDER})
-    # Vectors without main axes are left to the graphs in all dimensions.
-    assert LADDER[-1].graph_dimensions is None
+    assert [each.key for each in LADDER] == sorted({each.key for each in LADDER})
+    # Vectors that form no clusters are left to the exact search.
+    assert LADDER[-1].exact_links

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.foundation.files import sha256_file
 from stash_sense_pipeline.release.build.face_order import FaceOrder, ReleaseVectors, normalised
+from stash_sense_pipeline.release.build.graph.exact_search import exact_neighbours
 from stash_sense_pipeline.release.checks.accuracy.confusable_people import (
     BINS,
     find_confusable,
     similarity_distribution,
 )
-from stash_sense_pipeline.release.checks.accuracy.exact_search import exact_neighbours
 from stash_sense_pipeline.release.promotion import ReleaseReport
 from stash_sense_pipeline.release.publish import publish_release
 from stash_sense_pipeline.release.reports.quality_report import (

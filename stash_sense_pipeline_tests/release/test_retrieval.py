@@ -18,9 +18,9 @@ from stash_sense_pipeline.release.build.face_order import (
 )
 from stash_sense_pipeline.release.build.graph import near_elements
 from stash_sense_pipeline.release.build.graph.axes import main_axes
+from stash_sense_pipeline.release.build.graph.exact_search import exact_neighbours, sample_positions
 from stash_sense_pipeline.release.build.voyager_index import IndexParams, IndexVectors, write_index
 from stash_sense_pipeline.release.checks.accuracy import linked_neighbours as linked
-from stash_sense_pipeline.release.checks.accuracy.exact_search import exact_neighbours, sample_positions
 from stash_sense_pipeline.release.checks.accuracy.left_out import leave_out
 from stash_sense_pipeline.release.checks.accuracy.linked_neighbours import linked_neighbours
 from stash_sense_pipeline.release.checks.accuracy.thresholds import people_by_faces
@@ -59,7 +59,7 @@ def test_exact_search_gives_the_neighbours_of_a_full_sort(
 ) -> None:
     gallery, queries = unit(seed, n, 8), unit(seed + 1, q, 8)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("stash_sense_pipeline.release.checks.accuracy.exact_search._ROWS_A_BLOCK", block)
+        patch.setattr("stash_sense_pipeline.release.build.graph.exact_search._ROWS_A_BLOCK", block)
         positions, similarities = exact_neighbours(queries, gallery, k)
     everything = queries @ gallery.T
     expected = np.sort(everything, axis=1)[:, ::-1][:, : min(k, n)]

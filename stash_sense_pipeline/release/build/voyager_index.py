@@ -58,7 +58,9 @@ class IndexParams:
     """Parameters of a build, named as in the HNSW paper. docs/release.md has the measurements behind the defaults.
 
     `graph_dimensions`: the number of main axes along which the graph is built; None: it is built in all dimensions. The
-    index holds the whole vectors in any case. Only `threads=1` gives the same bytes in every run.
+    index holds the whole vectors in any case. `exact_links`: the links that complete a graph along axes go to the nearest
+    of all vectors, in a time that grows with the square of their number. Only `threads=1` gives the same bytes in every
+    run.
     """
 
     m: int = 32
@@ -67,21 +69,25 @@ class IndexParams:
     storage: Storage = Storage.FLOAT32
     threads: int = 1
     graph_dimensions: int | None = None
+    exact_links: bool = False
 
     @property
     def content(self) -> dict[str, Any]:
         """The parameters that decide the content of the index: all but the number of threads."""
         fields = asdict(self)
         del fields["threads"]
-        # Indices without it were built before the parameter existed. They are used again.
-        if self.graph_dimensions is None:
-            del fields["graph_dimensions"]
+        # Indices without them were built before the parameters existed. They are used again.
+        for later in ("graph_dimensions", "exact_links"):
+            if not fields[later]:
+                del fields[later]
         return fields
 
     def fitting(self, count: int, dimensions: int) -> IndexParams:
         """The parameters for `count` vectors: the graph of a few vectors, or of short ones, is built in all dimensions."""
         whole = self.graph_dimensions is None or dimensions <= self.graph_dimensions
-        return replace(self, graph_dimensions=None) if whole or count < _FEWEST_ALONG_AXES else self
+        if whole or count < _FEWEST_ALONG_AXES:
+            return replace(self, graph_dimensions=None, exact_links=False)
+        return self
 
 
 @dataclass(frozen=True)
@@ -124,6 +130,7 @@ class IndexReport:
     seconds: float
     reused: bool
     graph_dimensions: int | None = None
+    exact_links: bool = False
 
 
 # The graph of fewer vectors takes a second, and they tell little about their axes.
@@ -208,6 +215,7 @@ def build_index(
         seconds=time.monotonic() - begun,
         reused=reused,
         graph_dimensions=params.graph_dimensions,
+        exact_links=params.exact_links,
     )
 
 
@@ -384,5 +392,9 @@ def write_index(
             del index
             with turn or nullcontext():
                 write_whole_vectors(
-                    NarrowIndex(narrow, vectors.owners), vectors.blocks, storage, stream, progress
+                    NarrowIndex(narrow, vectors.owners, params.exact_links),
+                    vectors.blocks,
+                    storage,
+                    stream,
+                    progress,
                 )

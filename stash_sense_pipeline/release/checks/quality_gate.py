@@ -17,6 +17,7 @@ from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.faces.models.model_packs import ModelPack
 from stash_sense_pipeline.foundation.json_file import LARGE, read_json
 from stash_sense_pipeline.release.build.face_order import ReleaseVectors
+from stash_sense_pipeline.release.build.graph.exact_search import Positions
 from stash_sense_pipeline.release.checks.accuracy.answer_fidelity import (
     AnswerFidelity,
     Neighbours,
@@ -28,7 +29,6 @@ from stash_sense_pipeline.release.checks.accuracy.confusable_people import (
     find_confusable,
     similarity_distribution,
 )
-from stash_sense_pipeline.release.checks.accuracy.exact_search import Positions
 from stash_sense_pipeline.release.checks.accuracy.left_out import PHOTOGRAPHS, ExactSample, choose_photographs
 from stash_sense_pipeline.release.checks.accuracy.linked_neighbours import linked_neighbours
 from stash_sense_pipeline.release.checks.accuracy.measurement import Accuracy, measure_accuracy

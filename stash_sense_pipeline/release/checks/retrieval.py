@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from stash_sense_pipeline.release.build.face_order import FaceOrder, lengths
-from stash_sense_pipeline.release.checks.accuracy.answer_fidelity import AnswerFidelity
-from stash_sense_pipeline.release.checks.accuracy.exact_search import (
+from stash_sense_pipeline.release.build.graph.exact_search import (
     Floats,
     Positions,
     exact_neighbours,
     sample_positions,
 )
+from stash_sense_pipeline.release.checks.accuracy.answer_fidelity import AnswerFidelity
 from stash_sense_pipeline.release.checks.accuracy.fusion import Fusion, nearest
 from stash_sense_pipeline.release.checks.accuracy.left_out import LeftOut
 from stash_sense_pipeline.release.checks.accuracy.thresholds import FACE_BUCKETS, bucket_name

@@ -9,7 +9,7 @@ of them only moves in the answer. In one index it may be far down the list, wher
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,7 @@ from stash_sense_pipeline.release.build.graph.element_lists import (
     group_lists,
     incoming_lists,
 )
+from stash_sense_pipeline.release.build.graph.exact_search import exact_neighbours
 from stash_sense_pipeline.release.build.graph.near_elements import (
     Neighbours,
     best,
@@ -43,6 +44,8 @@ _MOST = 1 << 24
 _SHARE_OF_PLACES = 0.5
 _SHARE_FOR_RARE = 0.25
 _ROWS_A_BLOCK, _ROWS_A_COUNT = 64, 8_192
+# In an exact search the elements of a cluster share few candidates. So clusters are small, and several are searched at once.
+_ELEMENTS_A_SMALL_CLUSTER, _CLUSTERS_A_SEARCH = 50, 20
 # The bits of an element in a key, and those of its rank. Voyager files of this program have at most 10 million elements.
 _ELEMENT_BITS, _RANK_BITS = 24, 8
 
@@ -60,11 +63,17 @@ class GraphVectors:
 
 
 def complete_links(
-    links: Elements, used: Elements, vectors: GraphVectors, progress: Progress | None = None
+    links: Elements,
+    used: Elements,
+    vectors: GraphVectors,
+    *,
+    exact: bool = False,
+    progress: Progress | None = None,
 ) -> Elements:
     """Fills the free places of `links` (n, places) in place, and returns the number of links of each element (n,).
 
-    `used` (n,): the links that each element has, before its free places. `progress` is called after each cluster.
+    `used` (n,): the links that each element has, before its free places. `exact`: the nearest elements are found by
+    comparing all, so the time grows with the square of n. `progress` is called after each cluster.
     """
     count, places = links.shape
     around = _Around.of(links, used, vectors.groups)
@@ -72,7 +81,11 @@ def complete_links(
     nearest = np.zeros((count, near_places), dtype=np.uint16)
     counts = np.zeros(count, dtype=np.uint32)
     done = 0
-    for elements, candidates in _clusters_with_candidates(around, vectors, progress):
+    if exact:
+        clusters = _clusters_with_nearest(around, vectors, places)
+    else:
+        clusters = _clusters_with_candidates(around, vectors, progress)
+    for elements, candidates in clusters:
         similar = similarities(vectors.whole, elements, candidates)
         similar[np.arange(len(elements)), np.searchsorted(candidates, elements)] = -_MOST
         chosen = _chosen(similar, around.preference(elements, candidates), places)
@@ -130,6 +143,26 @@ def _clusters_with_candidates(
     for elements in clusters:
         near = candidates_of(elements, neighbours, count, most)
         yield elements, np.union1d(near, around.all_of(elements)).astype(np.uint32)
+
+
+def _clusters_with_nearest(
+    around: _Around, vectors: GraphVectors, places: int
+) -> Iterator[tuple[Elements, Elements]]:
+    """As `_clusters_with_candidates`, with the `places` nearest of all elements to each one."""
+    clusters = clusters_of(vectors.narrow, _ELEMENTS_A_SMALL_CLUSTER)
+    for start in range(0, len(clusters), _CLUSTERS_A_SEARCH):
+        yield from _searched(clusters[start : start + _CLUSTERS_A_SEARCH], around, vectors, places)
+
+
+def _searched(
+    clusters: Sequence[Elements], around: _Around, vectors: GraphVectors, places: int
+) -> Iterator[tuple[Elements, Elements]]:
+    queries = vectors.whole[np.concatenate(clusters)].astype(np.float32)
+    # The products are whole numbers. An element is itself among its nearest, except among equal ones.
+    near = exact_neighbours(queries, vectors.whole, places + 1)[0]
+    ends = np.cumsum([len(elements) for elements in clusters])
+    for elements, found in zip(clusters, np.split(near, ends[:-1]), strict=True):
+        yield elements, np.union1d(found, around.all_of(elements)).astype(np.uint32)
 
 
 def _chosen(similar: NDArray[np.int32], preference: NDArray[np.int32], places: int) -> NDArray[np.int64]:

@@ -34,11 +34,12 @@ _FEWEST_LINKS = 2
 class NarrowIndex:
     """A flushed float32 index file with a graph along the main axes of the vectors.
 
-    `owners` (n,): the person of each id; None: each is another.
+    `owners` (n,): the person of each id; None: each is another. `exact_links`: of complete_links.
     """
 
     file: IO[bytes]
     owners: NDArray[np.int64] | None = None
+    exact_links: bool = False
 
 
 def write_whole_vectors(
@@ -66,7 +67,9 @@ def write_whole_vectors(
         in_steps(blocks(), element_of),
         None if owners is None else owners[ids],
     )
-    links[:, 0] = complete_links(links[:, 1:], links[:, 0], compared, progress)
+    links[:, 0] = complete_links(
+        links[:, 1:], links[:, 0], compared, exact=index.exact_links, progress=progress
+    )
     del compared
     header, start = b"", 0
     for block in blocks():

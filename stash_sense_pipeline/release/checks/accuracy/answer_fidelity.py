@@ -9,7 +9,7 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from stash_sense_pipeline.release.checks.accuracy.exact_search import Floats, Positions
+from stash_sense_pipeline.release.build.graph.exact_search import Floats, Positions
 from stash_sense_pipeline.release.checks.accuracy.fusion import Distances, Fusion, Mask
 from stash_sense_pipeline.release.contract import (
     REQUIRED_MODELS,

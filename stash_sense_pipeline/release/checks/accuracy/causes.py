@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stash_sense_pipeline.release.build.face_order import ReleaseVectors
-from stash_sense_pipeline.release.checks.accuracy.exact_search import Positions
+from stash_sense_pipeline.release.build.graph.exact_search import Positions
 from stash_sense_pipeline.release.checks.accuracy.fusion import Distances
 from stash_sense_pipeline.release.checks.accuracy.left_out import FirstAnswers, LeftOut
 from stash_sense_pipeline.release.checks.accuracy.released_people import ReleasedPerson, names_agree

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from stash_sense_pipeline.release.checks.accuracy.exact_search import Floats, Positions
+from stash_sense_pipeline.release.build.graph.exact_search import Floats, Positions
 from stash_sense_pipeline.release.contract import SIDECAR_K, SIDECAR_MISSING_DISTANCE, SIDECAR_WEIGHT
 
 Distances = NDArray[np.float64]

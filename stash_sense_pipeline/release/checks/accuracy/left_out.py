@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from stash_sense_pipeline.release.build.face_order import ReleaseVectors
-from stash_sense_pipeline.release.checks.accuracy.answer_fidelity import Neighbours
-from stash_sense_pipeline.release.checks.accuracy.exact_search import (
+from stash_sense_pipeline.release.build.graph.exact_search import (
     Floats,
     Positions,
     exact_neighbours,
     sample_positions,
 )
+from stash_sense_pipeline.release.checks.accuracy.answer_fidelity import Neighbours
 from stash_sense_pipeline.release.checks.accuracy.fusion import Distances, Fusion, nearest
 from stash_sense_pipeline.release.contract import REQUIRED_MODELS, SIDECAR_K
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from stash_sense_pipeline.release.build.graph.clusters import clusters_of, in_steps
 from stash_sense_pipeline.release.build.graph.element_lists import Elements
+from stash_sense_pipeline.release.build.graph.exact_search import Floats, Positions
 from stash_sense_pipeline.release.build.graph.near_elements import (
     best,
     candidates_for,
@@ -20,7 +21,6 @@ from stash_sense_pipeline.release.build.graph.near_elements import (
     similarities,
 )
 from stash_sense_pipeline.release.build.graph.voyager_file import read_links, read_voyager_file
-from stash_sense_pipeline.release.checks.accuracy.exact_search import Floats, Positions
 from stash_sense_pipeline.release.contract import SIDECAR_K
 
 # Fewer than a cluster of a graph has: these faces are farther apart. All their links together are 5,000 to 8,000 faces.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from stash_sense_pipeline.release.checks.accuracy.exact_search import Positions
+from stash_sense_pipeline.release.build.graph.exact_search import Positions
 
 Mask = NDArray[np.bool_]
 

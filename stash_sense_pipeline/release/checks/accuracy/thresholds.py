@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from stash_sense_pipeline.release.build.face_order import FaceOrder
+from stash_sense_pipeline.release.build.graph.exact_search import Positions
 from stash_sense_pipeline.release.checks.accuracy.causes import LARGEST_DISTANCE, Cause, WrongAnswers
-from stash_sense_pipeline.release.checks.accuracy.exact_search import Positions
 from stash_sense_pipeline.release.checks.accuracy.left_out import LeftOut
 from stash_sense_pipeline.release.checks.accuracy.shares import (
     Mask,

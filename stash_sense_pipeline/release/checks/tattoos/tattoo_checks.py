@@ -11,9 +11,9 @@ from pathlib import Path
 from stash_sense_pipeline.foundation.files import read_only_sqlite
 from stash_sense_pipeline.foundation.json_file import LARGE, read_json
 from stash_sense_pipeline.release.build.face_order import ReleaseVectors
+from stash_sense_pipeline.release.build.graph.exact_search import sample_positions
 from stash_sense_pipeline.release.build.tattoos.tattoo_index import TattooVectors
 from stash_sense_pipeline.release.build.tattoos.tattoo_rows import ReleasedTattoos
-from stash_sense_pipeline.release.checks.accuracy.exact_search import sample_positions
 from stash_sense_pipeline.release.checks.check_result import CheckResult, Severity
 from stash_sense_pipeline.release.checks.retrieval import (
     Answers,

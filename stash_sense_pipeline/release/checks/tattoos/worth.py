@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from stash_sense_pipeline.release.build.face_order import ReleaseVectors
-from stash_sense_pipeline.release.build.tattoos.tattoo_index import TattooVectors
-from stash_sense_pipeline.release.checks.accuracy.exact_search import (
+from stash_sense_pipeline.release.build.graph.exact_search import (
     Positions,
     exact_neighbours,
     sample_positions,
 )
+from stash_sense_pipeline.release.build.tattoos.tattoo_index import TattooVectors
 from stash_sense_pipeline.release.checks.accuracy.fusion import Distances, Fusion
 from stash_sense_pipeline.release.checks.tattoos.multi_signal import face_score, tattoo_factor
 from stash_sense_pipeline.release.contract import (

@@ -15,11 +15,12 @@ _ROWS_A_BLOCK = 16_384
 _COLUMNS_A_GROUP = 32
 
 
-def exact_neighbours(queries: Floats, gallery: Floats, k: int) -> tuple[Positions, Floats]:
+def exact_neighbours(queries: Floats, gallery: Floats | NDArray[np.int8], k: int) -> tuple[Positions, Floats]:
     """The k nearest rows of `gallery` to each query by cosine similarity, best first: positions and similarities (q, k).
 
-    Both arrays hold unit vectors. Each block is one matrix product, which takes nearly all of the time: only
-    similarities that can be among the k best are sorted.
+    Both arrays hold unit vectors, or vectors of whole numbers. Of equally similar rows the first ones are taken. Each
+    block is one matrix product, which takes nearly all of the time: only similarities that can be among the k best are
+    sorted.
     """
     count = len(queries)
     k = min(k, len(gallery))
