@@ -53,19 +53,38 @@ def unit(seed: int, count: int, dim: int = 512) -> np.ndarray:
     st.integers(1, 9),
     st.integers(1, 120),
     st.sampled_from([7, 50, 16_384]),
+    st.sampled_from([1, 90, 1 << 22]),
 )
 def test_exact_search_gives_the_neighbours_of_a_full_sort(
-    seed: int, n: int, q: int, k: int, block: int
+    seed: int, n: int, q: int, k: int, block: int, similarities_a_block: int
 ) -> None:
     gallery, queries = unit(seed, n, 8), unit(seed + 1, q, 8)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("stash_sense_pipeline.release.build.graph.exact_search._ROWS_A_BLOCK", block)
+        patch.setattr(
+            "stash_sense_pipeline.release.build.graph.exact_search._SIMILARITIES_A_BLOCK",
+            similarities_a_block,
+        )
         positions, similarities = exact_neighbours(queries, gallery, k)
     everything = queries @ gallery.T
     expected = np.sort(everything, axis=1)[:, ::-1][:, : min(k, n)]
     assert np.allclose(similarities, expected, atol=1e-6)
     assert np.allclose(np.take_along_axis(everything, positions, axis=1), similarities, atol=1e-6)
     assert all(len(set(row)) == len(row) for row in positions.tolist())
+
+
+@given(st.integers(0, 10_000), st.integers(1, 80), st.integers(1, 5), st.integers(1, 90), st.integers(1, 90))
+def test_exact_search_takes_the_first_of_equally_similar_rows(
+    seed: int, n: int, q: int, k: int, block: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    gallery = rng.integers(-1, 2, (n, 3)).astype(np.int8)
+    queries = rng.integers(-1, 2, (q, 3)).astype(np.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("stash_sense_pipeline.release.build.graph.exact_search._ROWS_A_BLOCK", block)
+        positions, _ = exact_neighbours(queries, gallery, k)
+    expected = np.argsort(-(queries @ gallery.T), axis=1, kind="stable")[:, :k]
+    assert np.array_equal(positions, expected)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +12,8 @@ Floats = NDArray[np.float32]
 Positions = NDArray[np.int64]
 
 _ROWS_A_BLOCK = 16_384
+# Similarities of a block. A larger block is new memory at each product, which takes as long as the product.
+_SIMILARITIES_A_BLOCK = 1 << 22
 # The largest similarity of each group of columns is found in a tenth of the time that a partition takes.
 _COLUMNS_A_GROUP = 32
 
@@ -25,15 +28,21 @@ def exact_neighbours(queries: Floats, gallery: Floats | NDArray[np.int8], k: int
     count = len(queries)
     k = min(k, len(gallery))
     best = _Found(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
+    waiting: list[_Found] = []
     floor = np.full(count, -np.inf, dtype=np.float32)
-    for start in range(0, len(gallery), _ROWS_A_BLOCK):
-        similar = queries @ gallery[start : start + _ROWS_A_BLOCK].T
+    block = max(1, min(_ROWS_A_BLOCK, _SIMILARITIES_A_BLOCK // max(1, count)))
+    for start in range(0, len(gallery), block):
+        similar = queries @ gallery[start : start + block].astype(np.float32, copy=False).T
         if start == 0:
             floor = _lowest_of_the_best(similar, k)
         flat = np.flatnonzero(similar >= floor[:, None])
         rows, columns = np.divmod(flat, similar.shape[1])
-        found = _Found(rows, columns + start, similar.reshape(-1)[flat])
-        best, floor = _keep_best(best, found, count, k)
+        waiting.append(_Found(rows, columns + start, similar.reshape(-1)[flat]))
+        # A sort takes as long as several products, so that it waits until there are as many candidates as it keeps.
+        if sum(len(found.rows) for found in waiting) >= count * k:
+            best, floor = _keep_best([best, *waiting], count, k)
+            waiting = []
+    best, _ = _keep_best([best, *waiting], count, k)
     return best.columns.reshape(count, k), best.values.reshape(count, k)
 
 
@@ -61,11 +70,11 @@ def _lowest_of_the_best(similar: Floats, k: int) -> Floats:
     return np.asarray(np.partition(similar, place, axis=1)[:, place])
 
 
-def _keep_best(best: _Found, found: _Found, count: int, k: int) -> tuple[_Found, Floats]:
+def _keep_best(candidates: Sequence[_Found], count: int, k: int) -> tuple[_Found, Floats]:
     """The k most similar candidates of each query, best first, and the k-th similarity (-inf when there are fewer)."""
-    rows = np.concatenate([best.rows, found.rows])
-    columns = np.concatenate([best.columns, found.columns])
-    values = np.concatenate([best.values, found.values])
+    rows = np.concatenate([each.rows for each in candidates])
+    columns = np.concatenate([each.columns for each in candidates])
+    values = np.concatenate([each.values for each in candidates])
     # One stable sort of whole numbers takes half the time of a sort by three keys. Candidates come in order of columns.
     by_row = np.argsort((rows << 32) - _ranked(values), kind="stable")
     rows, columns, values = rows[by_row], columns[by_row], values[by_row]

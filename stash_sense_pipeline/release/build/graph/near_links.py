@@ -45,7 +45,7 @@ _SHARE_OF_PLACES = 0.5
 _SHARE_FOR_RARE = 0.25
 _ROWS_A_BLOCK, _ROWS_A_COUNT = 64, 8_192
 # In an exact search the elements of a cluster share few candidates. So clusters are small, and several are searched at once.
-_ELEMENTS_A_SMALL_CLUSTER, _CLUSTERS_A_SEARCH = 50, 20
+_ELEMENTS_A_SMALL_CLUSTER, _CLUSTERS_A_SEARCH = 50, 40
 # The bits of an element in a key, and those of its rank. Voyager files of this program have at most 10 million elements.
 _ELEMENT_BITS, _RANK_BITS = 24, 8
 
