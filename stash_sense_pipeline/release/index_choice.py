@@ -191,8 +191,11 @@ def _measure(engine: sa.Engine, staging: Staging, params: IndexParams) -> _Quali
     """The quality of the staged indices of the required models, or None when one has other parameters."""
     for model in REQUIRED_MODELS:
         part = f"index-{model}"
-        made = staging.read_part(part) if staging.has_part(part) else {}
-        if _corner_of(made).key != _corner_of(params.content).key:
+        if not staging.has_part(part):
+            return None
+        made = staging.read_part(part)
+        fitting = params.fitting(made["faces"], made["dimensions"])
+        if _corner_of(made).key != _corner_of(fitting.content).key:
             return None
     exact: dict[str, Neighbours] = {}
     indexed: dict[str, Neighbours] = {}

@@ -197,6 +197,17 @@ def test_a_corner_below_the_required_fidelity_is_followed_by_the_next(
     engine.dispose()
 
 
+def test_a_few_faces_have_no_exact_links_and_are_measured_at_the_last_corner(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stash_sense_pipeline.release.index_choice.LADDER", LADDER[-2:])
+    engine, staging, reports = staged(data, replace(planned(limit=1.1), params=IndexParams(m=64)))
+    assert {(report.m, report.exact_links) for report in reports.values()} == {(128, False)}
+    assert staging.read_part("index-choice")["answer_fidelity"] >= 0.999
+    assert staging.read_part("index-choice")["exact_links"]
+    engine.dispose()
+
+
 @pytest.mark.slow
 def test_a_corner_below_the_required_recall_is_followed_by_the_next(
     data: Path, monkeypatch: pytest.MonkeyPatch
