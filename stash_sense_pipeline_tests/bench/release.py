@@ -301,7 +301,8 @@ def _memory_rows() -> Iterator[Row]:
 def _large_rows() -> Iterator[Row]:
     peak, seconds = _publish_in_a_process(_LARGE, "ladder")
     yield Row(f"release: memory of a publish of {_LARGE:,} faces", peak / 1e9, "GB", 3.2)
-    yield Row(f"release: a publish of {_LARGE:,} faces by the ladder", seconds / 60, "min", 13.0)
+    # Without a bound: the speed of the machine would decide. `release.ladder` has a ratio within one run.
+    yield Row(f"release: a publish of {_LARGE:,} faces by the ladder", seconds / 60, "min")
 
 
 def _publish_in_a_process(faces: int, how: str) -> tuple[int, float]:
