@@ -2,8 +2,8 @@
 
 There are two servers. One answers 110,000 performers at the speed of loopback, where the sync itself is the limit. The
 other executes the schema for 40,000 performers with graphql-core, field by field, as every stash-box must. It is the limit
-for the bare loop and nearly for a backfill, and the speed of a sweep depends on the number of requested fields. Under a
-real rate limit the speed of a sweep depends on the number of its requests.
+for the bare loop, for a sweep and nearly for a backfill, and the speed of a sweep depends on the number of requested
+fields. Under a real rate limit the speed of a sweep depends on the number of its requests.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ def _rows_of_a_real_schema(home: Path, endpoint: str, key: str) -> Iterator[Row]
     yield Row("sync: backfill", _OF_A_REAL_SCHEMA / backfill["seconds"], "rows/s")
     yield Row("sync: backfill / bare httpx loop", bare / backfill["seconds"], "x", 0.7, at_least=True)
     yield Row("sync: sweep / bare httpx loop", bare_sweep / sweep["seconds"], "x", 0.7, at_least=True)
-    faster = _ratio(backfill, sweep, "seconds")
-    yield Row("sync: sweep, times faster than a backfill", faster, "x", 5, at_least=True)
+    # Without a bound: it is the ratio of the server's times for the fields of a record and of a listing.
+    yield Row("sync: sweep, times faster than a backfill", _ratio(backfill, sweep, "seconds"), "x")
 
 
 def _beside_a_bare_loop(home: Path, endpoint: str, key: str, mode: str) -> tuple[dict[str, Any], float]:

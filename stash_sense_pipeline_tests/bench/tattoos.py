@@ -81,7 +81,7 @@ def _embedding() -> Iterator[Row]:
         collect(home, server, pack, 8)
         _multiply_crops(home / "catalog.db", _CROPS)
         pairs, free = [], [_share_of_cores()]
-        for _ in range(3):
+        for _ in range(5):
             pairs.append(_embed(home / "catalog.db", pack))
             free.append(_share_of_cores())
         bare, ours = fastest((one.seconds, other.seconds) for one, other in pairs)
